@@ -1,0 +1,28 @@
+# make compare : set up .venv, draw a data set, train the seven models briefly, render the report (under 20 minutes)
+# make test    : set up .venv, run the tests in small doses        make test-all : the full doses
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+OUT ?= out
+
+.PHONY: compare test test-all lint clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[export,test]'
+	touch $@
+
+test: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(RUN) -m pytest -m "not full"
+
+test-all: $(VENV)/.ready
+	$(RUN) -m pytest -m full
+
+compare: $(VENV)/.ready
+	$(RUN) benchmarks/compare.py --quick --output $(OUT)
+
+clean:
+	rm -rf $(OUT)

@@ -1,0 +1,59 @@
+"""The command line: ``timm-landmark VERB ...``; a verb is a module with ``main(argv) -> int``, imported when used."""
+
+import importlib
+import sys
+
+from timm_landmark.errors import UserError
+
+VERBS = {
+    "verify": ("timm_landmark.verify", "count parameters and MACs, and check the paper's claims against them"),
+    "prepare": ("timm_landmark.data.prepare", "make a training set from Google Landmarks or from your own photos"),
+    "synthesize": ("timm_landmark.data.synthesize", "draw a data set of procedural landmarks, nothing to download"),
+    "train": ("timm_landmark.train", "train a model with the paper's recipe through timm's train script"),
+    "evaluate": ("timm_landmark.evaluate", "top-1, top-5 and GAP of a run on a named split"),
+    "predict": ("timm_landmark.predict", "name the landmark in photos"),
+    "export": ("timm_landmark.export", "turn a finished run into a folder for the Hugging Face Hub"),
+    "check": ("timm_landmark.check", "find what is damaged in a prepared data set or an exported model"),
+    "push": ("timm_landmark.push", "upload an exported folder to the Hugging Face Hub"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        argv: Arguments without the program's name; the process's own by default.
+
+    Returns:
+        The exit code: 0, a verb's own (such as 1 for a check that failed), 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from timm_landmark import __version__
+
+        print(f"timm-landmark {__version__}")
+        return 0
+    if argv[0] not in VERBS:
+        print(f"timm-landmark: error: no verb {argv[0]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+    except UserError as error:
+        print(f"timm-landmark {argv[0]}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ntimm-landmark {argv[0]}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "usage: timm-landmark VERB [options]   (timm-landmark VERB --help for its options)\n\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Preparing, reading and checking landmark data sets."""

@@ -1,0 +1,61 @@
+"""The paper's attention unit AU_C (section 3.2.3): the channels of a feature map attend to each other.
+
+Source: "Pre-activation and self-attention in image classification", section 3.2.3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def channel_attention_reference(
+    x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int
+) -> torch.Tensor:
+    """Scale of section 3.2.3, line for line the paper's: the yardstick for every faster form.
+
+    Args:
+        x: The unit's input, shape (B, C, H, W).
+        wq: Weight of the grouped 1x1 convolution that gives Q, shape (ch, C / groups, 1, 1).
+        wk: The same for K.
+        wv: The same for V.
+        groups: Number of groups, the paper's cardinality.
+
+    Returns:
+        Scale, one number a channel in (0, 1), shape (B, ch).
+    """
+    q = F.conv2d(x, wq, groups=groups).flatten(2)  # (B, ch, s)
+    k = F.conv2d(x, wk, groups=groups).flatten(2)  # (B, ch, s)
+    v = F.adaptive_avg_pool2d(F.conv2d(x, wv, groups=groups), 1).flatten(2)  # (B, ch, 1)
+    attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, dim=-1)  # (B, ch, s) @ (B, s, ch)
+    return torch.sigmoid(attention @ v).flatten(1)  # (B, ch, ch) @ (B, ch, 1) -> (B, ch)
+
+
+class ChannelAttention2d(nn.Module):
+    """The attention unit: a grouped 1x1 projection of the input, each channel scaled by what all channels say of it.
+
+    Readings of the paper: the kernel is 1x1 (reading 2); BatchNorm stands on the output projection only and the
+    projections have no bias (reading 3); the shortcut is added by the block (reading 1).
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        groups: int = 32,
+        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.query = nn.Conv2d(in_chs, out_chs, 1, groups=groups, bias=False, **dd)
+        self.key = nn.Conv2d(in_chs, out_chs, 1, groups=groups, bias=False, **dd)
+        self.value = nn.Conv2d(in_chs, out_chs, 1, groups=groups, bias=False, **dd)
+        self.output = nn.Conv2d(in_chs, out_chs, 1, groups=groups, bias=False, **dd)
+        self.norm = norm_layer(out_chs, **dd)
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
+        scale = channel_attention_reference(x, self.query.weight, self.key.weight, self.value.weight, self.groups)
+        return scale[:, :, None, None] * self.norm(self.output(x))

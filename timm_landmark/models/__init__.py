@@ -1,0 +1,1 @@
+"""The paper's two networks, one file each."""
