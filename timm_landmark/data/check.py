@@ -1,0 +1,187 @@
+"""Checking a prepared data set: the sums of all its files, and what its tables say of each other.
+
+DATA/sha256sums.txt lists every other file of the set (``sha256sum --check`` reads it too). The manifest's sha256 is of
+the *source* bytes, so that two sets of one source agree whatever decoder wrote them; the sums are of what is stored here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, read_info, read_rows
+from timm_landmark.data.shards import read_shard, read_shard_info, sample_key
+from timm_landmark.errors import UserError
+from timm_landmark.files import sha256_file, write_atomic
+
+SUMS = "sha256sums.txt"
+_Result = TypeVar("_Result")
+
+
+def stored_name(row: ManifestRow) -> str:
+    """Path of an image inside a data set of folders, with forward slashes."""
+    return f"{row.split}/{row.folder}/{row.image_id}.jpg"
+
+
+def write_sums(data: Path, known: Mapping[str, str] | None = None) -> None:
+    """Writes sha256sums.txt over every file in ``data``; the last file that a finished set gets.
+
+    Args:
+        data: The data set.
+        known: Path relative to ``data`` -> hex SHA-256 for files hashed before (the images); all others are read.
+    """
+    known = known or {}
+    sums = {name: known.get(name) or sha256_file(data / name) for name in _files(data) if name != SUMS}
+    write_atomic(data / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def read_sums(data: Path) -> dict[str, str]:
+    """Path relative to ``data`` -> hex SHA-256, from sha256sums.txt.
+
+    Raises:
+        UserError: If it is missing or a line of it cannot be read.
+    """
+    try:
+        lines = (data / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{SUMS} is missing: the run that made {data} did not end; repeat it to finish") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{SUMS} is damaged: not UTF-8") from None
+    pairs = [line.partition("  ") for line in lines]
+    if broken := [number for number, (digest, _, name) in enumerate(pairs, 1) if len(digest) != 64 or not name]:
+        raise UserError(f"{SUMS} is damaged: line {broken[0]} is not 'sha256  path'")
+    return {name: digest for digest, _, name in pairs}
+
+
+def check_dataset(data: Path) -> list[str]:
+    """Compares a prepared data set with its own records.
+
+    Args:
+        data: The folder that ``prepare`` or ``synthesize`` wrote, images in folders or in shards.
+
+    Returns:
+        The problems, each a line that names the file; empty if all is as written.
+
+    Raises:
+        UserError: If ``data`` is not a prepared data set at all.
+    """
+    data = Path(data)
+    info = read_info(data)
+    problems: list[str] = []
+    sums = _or_problem(problems, lambda: read_sums(data)) or {}
+    if sums:
+        problems += _check_files(data, sums)
+    tables = [_or_problem(problems, lambda kind=kind: read_rows(data, kind)) for kind in FILES]
+    if all(table is not None for table in tables):
+        classes, manifest, rejects = tables
+        problems += _check_tables(data, info, classes, manifest, rejects)
+        problems += _check_images(data, sums, classes, manifest)
+    return list(dict.fromkeys(problems))
+
+
+def _or_problem(problems: list[str], read: Callable[[], _Result]) -> _Result | None:
+    try:
+        return read()
+    except UserError as error:
+        problems.append(str(error))
+    except (OSError, ValueError) as error:
+        problems.append(f"cannot be read: {error}")
+    return None
+
+
+def _files(data: Path) -> Iterable[str]:
+    return (path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
+    from tqdm import tqdm
+
+    for name, digest in tqdm(sums.items(), desc="check", unit=" files", disable=None, leave=False):
+        try:
+            if sha256_file(data / name) != digest:
+                yield f"{name}: changed, its bytes are not those that were written"
+        except FileNotFoundError:
+            yield f"{name}: missing"
+        except OSError as error:
+            yield f"{name}: cannot be read ({error.strerror})"
+    for name in sorted(_files(data)):
+        if name not in sums and name != SUMS:
+            yield f"{name}: foreign, not part of the data set"
+
+
+def _check_tables(
+    data: Path, info: Mapping, classes: list[ClassRow], manifest: list[ManifestRow], rejects: list[RejectRow]
+) -> Iterable[str]:
+    if info.get("digest") != sha256_file(data / FILES[ManifestRow]):
+        yield f"dataset.json: the digest is not that of {FILES[ManifestRow]}"
+    ids = [row.image_id for row in manifest]
+    if ids != sorted(ids):
+        yield f"{FILES[ManifestRow]}: not sorted by image_id"
+    for name, count in Counter(ids).items():
+        if count > 1:
+            yield f"{FILES[ManifestRow]}: image {name} is listed {count} times"
+    for name in sorted(set(ids) & {row.image_id for row in rejects}):
+        yield f"{FILES[RejectRow]}: image {name} is in {FILES[ManifestRow]} too"
+    folders = {row.folder: row for row in classes}
+    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text().split() != list(folders):
+        yield "class_map.txt: not the classes of classes.csv in their order"
+    for row in manifest:
+        if row.split not in SPLITS or row.folder not in folders:
+            yield f"{FILES[ManifestRow]}: image {row.image_id} has split {row.split!r} and class {row.folder!r}"
+        elif row.landmark_id not in folders[row.folder].landmark_id.split(" "):
+            yield f"{FILES[ManifestRow]}: image {row.image_id}: landmark {row.landmark_id} is not of class {row.folder}"
+    counts = Counter((row.folder, row.split) for row in manifest)
+    for row in classes:
+        for split in SPLITS:
+            if getattr(row, split) != counts[row.folder, split]:
+                yield (
+                    f"{FILES[ClassRow]}: class {row.folder} has {getattr(row, split)} images in {split}, "
+                    f"{FILES[ManifestRow]} has {counts[row.folder, split]}"
+                )
+
+
+def _check_images(
+    data: Path, sums: Mapping[str, str], classes: list[ClassRow], manifest: list[ManifestRow]
+) -> Iterable[str]:
+    """Every image of the manifest is stored, under its class, and no other."""
+    if "_info.json" in sums or (data / "_info.json").exists():
+        yield from _check_shards(data, {row.folder: index for index, row in enumerate(classes)}, manifest)
+        return
+    wanted = {stored_name(row) for row in manifest}
+    recorded = {name for name in sums if name.endswith(".jpg")}
+    for name in sorted(wanted - recorded) if sums else ():
+        yield f"{name}: in {FILES[ManifestRow]}, not in {SUMS}"
+    for name in sorted(recorded - wanted):
+        yield f"{name}: in {SUMS}, not in {FILES[ManifestRow]}"
+
+
+def _check_shards(data: Path, class_index: Mapping[str, int], manifest: list[ManifestRow]) -> Iterable[str]:
+    import tarfile
+
+    try:
+        splits = read_shard_info(data)
+        listed = [(split, *pair) for split in SPLITS for pair in _shard_lengths(splits[split])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"_info.json: cannot be read ({error!r})"
+        return
+    wanted = {(row.split, sample_key(row.image_id)): class_index.get(row.folder) for row in manifest}
+    for split, name, length in listed:
+        try:
+            with open(data / name, "rb") as file:
+                samples = read_shard(file)
+        except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+            yield f"{name}: cannot be read as a shard ({error})"
+            continue
+        if len(samples) != length:
+            yield f"{name}: {len(samples)} images, _info.json says {length}"
+        for key, (index, _) in samples.items():
+            if wanted.pop((split, key), None) != index:
+                yield f"{name}: image {key} with class index {index} is not what {FILES[ManifestRow]} says"
+    for split, key in wanted:
+        yield f"image {key} of {split}: in {FILES[ManifestRow]}, in no readable shard"
+
+
+def _shard_lengths(split: Mapping) -> list[tuple[str, int]]:
+    if sum(split["shard_lengths"]) != split["num_samples"]:
+        raise ValueError(f"{split['name']}: num_samples is not the sum of shard_lengths")
+    return list(zip(split["filenames"], split["shard_lengths"], strict=True))
