@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, calculate_drop_path_rates, get_norm_act_layer
+from timm.layers import DropPath, calculate_drop_path_rates, get_norm_act_layer, to_2tuple
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.inception_resnet_v2 import InceptionResnetV2
 from torch import nn
@@ -73,10 +73,13 @@ def _branch(
     dtype: torch.dtype | None,
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for out_chs, kernel in convs:
+    for out_chs, size in convs:
+        kernel = to_2tuple(size)
         if layers:
             layers.append(norm_act(channels))
-        layers.append(nn.Conv2d(channels, out_chs, kernel, padding="same", bias=False, device=device, dtype=dtype))
+        # numbers, not "same": that one traces to an operator of its own, which fvcore counts as zero
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        layers.append(nn.Conv2d(channels, out_chs, kernel, padding=padding, bias=False, device=device, dtype=dtype))
         channels = out_chs
     return nn.Sequential(*layers)
 
@@ -84,7 +87,9 @@ def _branch(
 class ResidualRun(nn.Sequential):
     """Pre-activation blocks and the one BN-ReLU that closes them; checkpoints per block when asked to."""
 
-    grad_checkpointing = False
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.grad_checkpointing = False  # on the instance: torch.jit.script does not see class attributes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) -> (B, channels, H, W)."""
