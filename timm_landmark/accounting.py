@@ -1,0 +1,237 @@
+"""Parameters, multiply-adds (MACs) and activations of live models, with no operator dropped in silence.
+
+What is a MAC here: one multiply-add of a convolution or a matrix product (attention's two products included), counted
+as 1. Norms, pooling, activations, softmax, additions and scalings are element-wise: they are not MACs.
+fvcore by default adds 2 per element for BatchNorm and 1 for global pooling; that sum is kept beside the MACs as
+``norm_and_pool``, so that ``macs + norm_and_pool`` is the figure fvcore (and timm's own tables) would give.
+"""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_landmark.errors import UserError
+from timm_landmark.layers import ChannelAttention2d, attention_path
+from timm_landmark.operators import operator_handles
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """What one forward pass of one image spends.
+
+    Attributes:
+        convolution: MACs in convolutions.
+        matmul: MACs in linear layers and matrix products.
+        attention: MACs in fused scaled dot-product attention.
+        norm_and_pool: Operations that fvcore adds for norms and pooling; not MACs.
+        activations: Elements that convolutions and matrix products put out.
+        uncounted: Operators that nobody counts, with how often each occurs.
+    """
+
+    convolution: int
+    matmul: int
+    attention: int
+    norm_and_pool: int
+    activations: int
+    uncounted: dict[str, int]
+
+    @property
+    def macs(self) -> int:
+        """All multiply-adds."""
+        return self.convolution + self.matmul + self.attention
+
+
+def count_macs(model: nn.Module, x: torch.Tensor) -> MacCount:
+    """Counts a forward pass by tracing it with fvcore, every operator with a handle of ours.
+
+    Args:
+        model: Any module; it is put into evaluation mode for the trace and then back.
+        x: Input, shape (1, C, H, W); other batch sizes give the count of the whole batch.
+
+    Returns:
+        The count; operators without a handle are named in ``uncounted``.
+    """
+    with _evaluating(model), torch.no_grad(), _quiet():
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(model, x).clear_op_handles().set_op_handle(**operator_handles())
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        counted = Counter({key: int(value) for key, value in analysis.by_operator().items()})
+        uncounted = Counter({kind: int(times) for kind, times in analysis.unsupported_ops().items()})
+    uncounted.update({key[1:]: counted.pop(key) for key in list(counted) if key.startswith("?")})
+    keys = ("convolution", "matmul", "attention", "norm_and_pool", "activations")
+    return MacCount(*(counted[key] for key in keys), uncounted=dict(sorted(uncounted.items())))
+
+
+def count_macs_by_torch(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
+    """Counts the convolutions and matrix products that really run, with torch's own counter.
+
+    It watches the dispatcher during a real forward pass, so it shares no code with :func:`count_macs` and sees into
+    autograd functions; fused attention and matrix-vector products it does not know.
+
+    Returns:
+        MACs under ``convolution`` and ``matmul`` (torch counts 2 a multiply-add; here it is 1).
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with _evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    counts = {"convolution": 0, "matmul": 0}
+    for operator, flops in counter.get_flop_counts().get("Global", {}).items():
+        name = str(operator).removeprefix("aten.")
+        if "convolution" in name:
+            counts["convolution"] += flops // 2
+        elif name in ("mm", "addmm", "bmm", "baddbmm"):
+            counts["matmul"] += flops // 2
+    return counts
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All parameters, and those outside the classifier (for models that name it as timm's do)."""
+    total = sum(p.numel() for p in model.parameters())
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    modules = classifier if isinstance(classifier, Sequence) else [classifier]
+    return total, total - sum(p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters())
+
+
+def convolution_weights(model: nn.Module) -> int:
+    """Weights of all convolutions, without biases and norms: what section 3.2.4 counts."""
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """One row of a table of models; MACs and activations are of one image."""
+
+    model: str
+    img_size: int
+    params: int
+    params_without_classifier: int
+    macs: int
+    macs_spent: int
+    norm_and_pool: int
+    activations: int
+    uncounted: dict[str, int]
+    torch_agrees: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def attention_unit_macs(model: nn.Module, x: torch.Tensor, path: str | None = None) -> int:
+    """MACs of all attention units in one forward pass, by the layer's own formula.
+
+    Args:
+        model: A model with any number of ``ChannelAttention2d`` in it.
+        x: Input, shape (1, C, H, W).
+        path: The form to count; by default the one that each unit would take for its shapes.
+    """
+    total = 0
+
+    def add(unit: ChannelAttention2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal total
+        shapes = (inputs[0].shape[1], output.shape[1], unit.groups, *inputs[0].shape[2:])
+        chosen = path or attention_path.choose_path(*shapes)
+        total += sum(attention_path.channel_attention_macs(*shapes, chosen).values())
+
+    units = [module for module in model.modules() if isinstance(module, ChannelAttention2d)]
+    hooks = [unit.register_forward_hook(add) for unit in units]
+    try:
+        if units:
+            with _evaluating(model), torch.no_grad():
+                model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def count_model(name: str, img_size: int | None = None) -> ModelCount:
+    """Builds a registered model and counts it; attention units on the plain form, what they really spend beside it.
+
+    Args:
+        name: A name that ``timm.create_model`` knows (with ``timm_landmark`` imported).
+        img_size: Side of the square input in pixels; the model's own by default.
+
+    Raises:
+        UserError: If there is no such model or it cannot take that size.
+    """
+    model, x = build(name, img_size)
+    try:
+        with attention_path.force_path("plain"):
+            plain = count_macs(model, x)
+            by_torch = count_macs_by_torch(model, x)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{name} cannot take images of {x.shape[-1]} pixels ({str(error).splitlines()[0][:120]}); give an "
+            "--img-size that it takes, or none for its own"
+        ) from None
+    params, without_classifier = count_parameters(model)
+    return ModelCount(
+        model=name,
+        img_size=x.shape[-1],
+        params=params,
+        params_without_classifier=without_classifier,
+        macs=plain.macs,
+        macs_spent=plain.macs - attention_unit_macs(model, x, "plain") + attention_unit_macs(model, x),
+        norm_and_pool=plain.norm_and_pool,
+        activations=plain.activations,
+        uncounted=plain.uncounted,
+        torch_agrees=plain.convolution == by_torch["convolution"]
+        and 0 <= by_torch["matmul"] - plain.matmul <= plain.attention,  # torch may see fused attention as products
+    )
+
+
+def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tensor]:
+    """A model in evaluation mode with random weights, and an input (1, C, P, P) of zeros for it."""
+    import timm
+
+    import timm_landmark  # noqa: F401  (registers the models)
+
+    if not timm.is_model(name):
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() lists them all"
+        raise UserError(f"no model {name!r} in timm or timm_landmark{hint}")
+    model = timm.create_model(name).eval().requires_grad_(False)
+    channels, height, _ = model.default_cfg["input_size"]
+    size = img_size or height
+    if size != height and hasattr(model, "set_input_size"):
+        try:
+            model.set_input_size(img_size=size)  # models of fixed size, such as timm's ViTs
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"{name} cannot be set to --img-size {size} ({error})") from None
+    return model, torch.zeros(1, channels, size, size)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The import and trace of fvcore warn of torch.jit's deprecation: noise here, the count does not depend on it."""
+    logger = logging.getLogger("fvcore")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
