@@ -1,7 +1,7 @@
 """Checking a prepared data set: the sums of all its files, and what its tables say of each other.
 
 DATA/sha256sums.txt lists every other file of the set (``sha256sum --check`` reads it too). The manifest's sha256 is of
-the *source* bytes, so that two sets of one source agree whatever decoder wrote them; the sums are of what is stored here.
+the *source* bytes, so that two sets of one source agree whatever decoder wrote them; the sums are of what is stored.
 """
 
 from collections import Counter
@@ -99,7 +99,7 @@ def _check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
     for name, digest in tqdm(sums.items(), desc="check", unit=" files", disable=None, leave=False):
         try:
             if sha256_file(data / name) != digest:
-                yield f"{name}: changed, its bytes are not those that were written"
+                yield f"{name}: changed, its bytes are not those that sha256sums.txt records"
         except FileNotFoundError:
             yield f"{name}: missing"
         except OSError as error:

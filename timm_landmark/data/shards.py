@@ -1,4 +1,4 @@
-"""WebDataset shards: the same images, labels and manifest as the folders, in tars that timm's ``wds/`` reader trains from.
+"""WebDataset shards: the images, labels and manifest of the folders, in tars that timm's ``wds/`` reader trains from.
 
 DATA/<split>-000000.tar ...   <image_id>.jpg and <image_id>.cls (the class index) for every image
 DATA/_info.json               for each split its name, num_samples, filenames and shard_lengths

@@ -1,0 +1,141 @@
+"""What goes with a data set that is passed on: attribution.csv, and a data card for people."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from statistics import median
+
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, read_info, read_rows
+from timm_landmark.errors import UserError
+from timm_landmark.files import write_atomic
+
+ATTRIBUTION = "attribution.csv"
+CARD = "README.md"
+_COLUMNS = ("id", "url", "author", "license", "title")
+_GLDV2 = (
+    "Weyand, Araujo, Cao, Sim: Google Landmarks Dataset v2. A Large-Scale Benchmark for Instance-Level Recognition and "
+    "Retrieval. CVPR 2020."
+)
+_GLDV1 = "Noh, Araujo, Sim, Weyand, Han: Large-Scale Image Retrieval with Attentive Deep Local Features. ICCV 2017."
+_CLEAN = "Ozaki, Yokoo: Large-scale Landmark Retrieval/Recognition under a Noisy and Diverse Dataset. 2019."
+_GLDV2_LICENCE = (
+    "Annotations: CC BY 4.0, Google. Photos of the Google Landmarks v2 train set: CC BY without NonDerivs, some "
+    "ShareAlike; their publishers ask everyone to verify each. Pass photos on only with attribution."
+)
+_UNKNOWN_LICENCE = "The licence of each photo is not known here. Do not pass photos on before you know it."
+
+
+def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
+    """Writes attribution.csv: of GLDv2's train_attribution.csv (4.1 million rows) only those of images used.
+
+    Args:
+        data: The data set.
+        source: train_attribution.csv, plain or ``.gz``; read in pieces, so memory does not grow with it.
+        ids: The images used.
+
+    Returns:
+        How many of the images have no row there.
+
+    Raises:
+        UserError: If the file cannot be read or its columns are others.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+    from pyarrow import csv as arrow
+
+    wanted = pa.array(sorted(ids), pa.binary())
+    found: dict[bytes, list[bytes]] = {}
+    try:
+        with pa.input_stream(source) as stream, arrow.open_csv(
+            stream,
+            read_options=arrow.ReadOptions(block_size=1 << 24),
+            parse_options=arrow.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip"),
+            convert_options=arrow.ConvertOptions(column_types={name: pa.binary() for name in _COLUMNS}),
+        ) as reader:  # fmt: skip
+            if missing := [name for name in _COLUMNS if name not in reader.schema.names]:
+                raise UserError(
+                    f"{source.name}: no column {', '.join(missing)}; its header is {','.join(reader.schema.names)}, "
+                    f"GLDv2's train_attribution.csv has {','.join(_COLUMNS)}"
+                )
+            for batch in reader:
+                rows = batch.filter(compute.is_in(batch["id"], value_set=wanted)).select(_COLUMNS)
+                for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                    found.setdefault(row[0], list(row))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {source}: {error}") from None
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for key in sorted(found):
+        writer.writerow([(field or b"").decode("utf-8", "replace") for field in found[key]])
+    write_atomic(data / ATTRIBUTION, buffer.getvalue())
+    return len(ids) - len(found)
+
+
+def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
+    """Writes README.md, a data card, from the set's own tables (and attribution.csv where it is).
+
+    Args:
+        data: The data set, all of its tables written.
+        command: How to make it again, without paths of this machine.
+        facts: What else a reader should know (rules, seeds, group counts), as name -> value lines.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    info = read_info(data)
+    classes, rejects = read_rows(data, ClassRow), read_rows(data, RejectRow)
+    images = len(read_rows(data, ManifestRow))
+    licences = _licences(data)
+    release = str(info["release"])
+    environment = Environment(loader=PackageLoader("timm_landmark.data", "."), undefined=StrictUndefined)
+    text = environment.get_template(f"{CARD}.j2").render(
+        info=info,
+        release=release,
+        classes=classes,
+        images=images,
+        splits=[_split_row(split, [getattr(row, split) for row in classes]) for split in SPLITS],
+        size_category=_size_category(images),
+        command=command,
+        facts=facts.items(),
+        rejects=len(rejects),
+        reasons=Counter(row.reason.partition(":")[0] for row in rejects).most_common(),
+        licences=licences,
+        **_rights(release),
+    )
+    write_atomic(data / CARD, text)
+
+
+def _rights(release: str) -> dict[str, object]:
+    name = release.lower()
+    if "v1" in name:
+        return {"gldv2": False, "licence_text": _UNKNOWN_LICENCE, "citations": [_GLDV1]}
+    if "v2" in name or "clean" in name or "kaggle" in name:
+        clean = [] if name.endswith("v2") else [_CLEAN]
+        return {"gldv2": True, "licence_text": _GLDV2_LICENCE, "citations": [_GLDV2, *clean]}
+    return {"gldv2": False, "licence_text": _UNKNOWN_LICENCE, "citations": []}
+
+
+def _licences(data: Path) -> list[tuple[str, int]]:
+    if not (data / ATTRIBUTION).exists():
+        return []
+    with open(data / ATTRIBUTION, newline="", encoding="utf-8") as file:
+        counts = Counter(row["license"] or "not stated" for row in csv.DictReader(file))
+    return counts.most_common()
+
+
+def _split_row(name: str, counts: list[int]) -> dict[str, object]:
+    return {
+        "name": name,
+        "images": sum(counts),
+        "smallest": min(counts, default=0),
+        "median": f"{median(counts or [0]):g}",
+        "largest": max(counts, default=0),
+    }
+
+
+def _size_category(images: int) -> str:
+    """The Hub's size tag."""
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+    return names[sum(images >= limit for limit in (1_000, 10_000, 100_000, 1_000_000))]
