@@ -17,7 +17,7 @@ def stated():
 
 @pytest.fixture
 def counted(monkeypatch, stated):
-    """The verb with the committed counts instead of ten seconds of counting; the counting itself is tested elsewhere."""
+    """The verb with the committed counts instead of ten seconds of counting, which is tested elsewhere."""
     from timm_landmark import paper_counts
 
     value = copy.deepcopy(stated)
