@@ -42,7 +42,10 @@ def test_every_flipped_byte_is_found(data):
             problems = check_dataset(data)
         except UserError as error:  # dataset.json that is no JSON any more
             problems = [str(error)]
-        assert any(path.name in problem for problem in problems), path.name
+        if path.name == "sha256sums.txt":  # then what it lists wrongly is named
+            assert problems
+        else:
+            assert any(path.name in problem for problem in problems), path.name
         path.write_bytes(content)
     assert check_dataset(data) == []
 
