@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,11 +12,12 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from prepare_helpers import finish, start
 
 from timm_landmark.data.download import METADATA, Retry, fetch, fetch_metadata, fetch_shards
 from timm_landmark.errors import UserError
 
-QUICK = Retry(attempts=4, first_wait=0.01, longest_wait=1.2, timeout=2)
+QUICK = Retry(attempts=4, first_wait=0.01, longest_wait=1.2, timeout=1)
 
 
 class Server:
@@ -263,17 +262,12 @@ def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     content = noise(1_000_000)
     server.files["a.tar"] = content
     server.slow = 0.02
-    code = (
-        "import sys, pathlib; from timm_landmark.data.download import fetch;"
-        "fetch(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
-    )
     part = tmp_path / "a.tar.part"
-    process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/a.tar", tmp_path / "a.tar", md5(content)])
+    child = start(lambda: fetch(f"{server.url}/a.tar", tmp_path / "a.tar", md5(content)) and 0, tmp_path / "log")
     while not (part.exists() and part.stat().st_size):
         time.sleep(0.01)
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(child, signal.SIGKILL)
+    assert finish(child) == -signal.SIGKILL
     had = part.stat().st_size
     server.slow = 0.0
     assert fetch(f"{server.url}/a.tar", tmp_path / "a.tar", md5(content), QUICK).read_bytes() == content
