@@ -8,6 +8,7 @@ from torch import nn
 
 import timm_landmark.models.inception_resnet_pa as pa
 import timm_landmark.models.resneat as resneat
+from timm_landmark.layers import ChannelAttention2d
 
 CLASSES = 10
 
@@ -73,7 +74,8 @@ PA = Case(
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """Gives every BatchNorm random weights and statistics, as after training; returns the model in eval mode.
 
-    A fresh ResNeAt starts its units at zero (zero_init_last), so what they compute would go unseen.
+    A fresh ResNeAt starts its units at zero (zero_init_last), and timm's fan-out rule leaves grouped convolutions so
+    small that every scale is 0.5: what the units compute would go unseen. So theirs follow fan-in, the values more.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -82,6 +84,12 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
             nn.init.normal_(module.bias, std=0.1, generator=generator)
             nn.init.normal_(module.running_mean, std=0.1, generator=generator)
             nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", generator=generator)
+    for module in model.modules():
+        if isinstance(module, ChannelAttention2d):
+            nn.init.normal_(module.key.weight, generator=generator)
+            nn.init.normal_(module.value.weight, std=4, generator=generator)
     return model.eval()
 
 
