@@ -1,5 +1,18 @@
 """Layers that timm does not have."""
 
-from timm_landmark.layers.channel_attention import ChannelAttention2d, channel_attention_reference
+from timm_landmark.layers.attention_path import PATHS, channel_attention_macs, choose_path, force_path
+from timm_landmark.layers.channel_attention import (
+    ChannelAttention2d,
+    attention_scale,
+    channel_attention_reference,
+)
 
-__all__ = ["ChannelAttention2d", "channel_attention_reference"]
+__all__ = [
+    "PATHS",
+    "ChannelAttention2d",
+    "attention_scale",
+    "channel_attention_macs",
+    "channel_attention_reference",
+    "choose_path",
+    "force_path",
+]

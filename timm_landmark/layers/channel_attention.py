@@ -4,8 +4,13 @@ Source: "Pre-activation and self-attention in image classification", section 3.2
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
+from timm.models import register_notrace_function
 from torch import nn
+
+from timm_landmark.layers.attention_path import choose_path
+from timm_landmark.layers.channel_attend import channel_attend
 
 
 def channel_attention_reference(
@@ -28,6 +33,38 @@ def channel_attention_reference(
     v = F.adaptive_avg_pool2d(F.conv2d(x, wv, groups=groups), 1).flatten(2)  # (B, ch, 1)
     attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, dim=-1)  # (B, ch, s) @ (B, s, ch)
     return torch.sigmoid(attention @ v).flatten(1)  # (B, ch, ch) @ (B, ch, 1) -> (B, ch)
+
+
+def attention_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
+    """Scale of section 3.2.3 by the form that ``choose_path`` names; arguments and result as the reference's.
+
+    Graphs that leave torch (export, ONNX, a trace) hold the plain form, of ordinary operators and for every image size.
+    Half precision is raised to float32 for the unit's sums.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        path = "plain"
+    else:
+        path = choose_path(x.shape[1], wq.shape[0], groups, x.shape[2], x.shape[3])
+    if path == "plain":
+        return _plain(x, wq, wk, wv, groups)
+    return torch.sigmoid(channel_attend(x, wq, wk, wv, groups, path)[0]).to(x.dtype)
+
+
+# Left whole by timm's feature extraction and by torch.fx, which would trace into its plain form or fail on its shapes.
+register_notrace_function(attention_scale)
+torch.fx.wrap("attention_scale")
+
+
+def _plain(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _in_float32(x, wq, wk, wv, groups)
+    return _in_float32(x, wq, wk, wv, groups)
+
+
+def _in_float32(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return channel_attention_reference(x.to(dtype), wq.to(dtype), wk.to(dtype), wv.to(dtype), groups).to(x.dtype)
 
 
 class ChannelAttention2d(nn.Module):
@@ -57,5 +94,9 @@ class ChannelAttention2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
-        scale = channel_attention_reference(x, self.query.weight, self.key.weight, self.value.weight, self.groups)
+        weights = (self.query.weight, self.key.weight, self.value.weight)
+        if torch.jit.is_scripting():
+            scale = _in_float32(x, weights[0], weights[1], weights[2], self.groups)
+        else:
+            scale = attention_scale(x, weights[0], weights[1], weights[2], self.groups)
         return scale[:, :, None, None] * self.norm(self.output(x))
