@@ -1,0 +1,36 @@
+"""A handful of coloured JPEGs as a prepared data set, for the tests of training and what follows it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.files import sha256_file
+
+
+def make_data(path: Path, classes: int = 3, images: tuple[int, int, int] = (12, 6, 6), size: int = 64) -> Path:
+    """Writes ``classes`` classes with ``images`` in train, validation and test, of ``size`` squared pixels."""
+    generator = np.random.default_rng(0)
+    manifest = []
+    for index in range(classes):
+        folder = folder_name(index, classes)
+        colour = generator.integers(0, 256, 3)
+        for split, count in zip(SPLITS, images, strict=True):
+            (path / split / folder).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                image_id = hashlib.sha256(f"{folder} {split} {number}".encode()).hexdigest()[:16]
+                noise = generator.integers(-90, 91, (size, size, 3))
+                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                file = path / split / folder / f"{image_id}.jpg"
+                Image.fromarray(pixels).save(file, quality=95)
+                manifest.append(ManifestRow(image_id, str(index), folder, split, sha256_file(file), f"{image_id}.jpg"))
+    folders = [folder_name(index, classes) for index in range(classes)]
+    write_rows(path, ClassRow, [ClassRow(folder, str(i), f"Class {i}", *images) for i, folder in enumerate(folders)])
+    write_rows(path, ManifestRow, sorted(manifest, key=lambda row: row.image_id))
+    write_rows(path, RejectRow, [])
+    (path / "class_map.txt").write_text("".join(f"{folder}\n" for folder in folders))
+    (path / "dataset.json").write_text(json.dumps({"source": "test", "version": "test"}))
+    return path

@@ -1,0 +1,216 @@
+"""``timm-landmark train``: timm's own train script with the paper's recipe and rule for the learning rate."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from timm_landmark import train_checks as checks
+from timm_landmark.data.layout import ClassRow
+from timm_landmark.errors import UserError
+from timm_landmark.files import sha256_file
+from timm_landmark.machine import machine_info
+from timm_landmark.runs import read_args, read_info, read_summary, settle, update_info
+
+BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns 0, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: For a mistake in options, data, model, or what is found in the run folder, and for a NaN loss.
+    """
+    own, extra = _parser().parse_known_args(argv)
+    if own.fetch_script:
+        from timm_landmark.script import fetch_script
+
+        fetch_script(own.sha256)
+        return 0
+    if not argv or argv[0].startswith("-"):
+        raise UserError("the first argument must be MODEL, such as resneat50")
+    for name in ("data", "output"):
+        if getattr(own, name) is None:
+            raise UserError(f"--{name} is missing; see `timm-landmark train --help`")
+    return _train(argv[0], own, extra[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = checks.Parser(
+        prog="timm-landmark train",
+        usage="timm-landmark train MODEL --data DATA --output RUN [options] [any option of timm's train.py]",
+        description=(
+            "Trains MODEL (the paper's seven, or any other) with the paper's recipe, through timm's train.py. "
+            "The learning rate is halved when validation top-1 fell below the epoch before; with --sched or -c, timm's "
+            "scheduler steers it instead. The batch (-b, 64) is global: under torchrun each process takes its share."
+        ),
+        epilog=(
+            "With --workers 0 a run that was interrupted and resumed ends with the same summary.csv as another; "
+            "with workers only the rates and the set of epochs are promised. Several GPUs: torchrun --nproc-per-node N "
+            "-m timm_landmark.cli train MODEL ..."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", type=Path, help="prepared data set (timm-landmark prepare or synthesize)")
+    parser.add_argument("--output", type=Path, metavar="RUN", help="folder of this run; must be new unless --resume")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output after an interruption")
+    parser.add_argument("--seed", help="random seed (default: 42)")
+    parser.add_argument("--epochs", help="number of epochs (default: the paper's 25)")
+    parser.add_argument("--img-size", metavar="P", help="train on PxP pixels (default: the paper's 224)")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="a recipe of your own instead of the paper's")
+    group = parser.add_argument_group("timm's train.py (in no wheel of timm's)")
+    group.add_argument("--train-script", metavar="F", help="the script (default: $TIMM_TRAIN_SCRIPT, or as fetched)")
+    group.add_argument("--fetch-script", action="store_true", help="download the installed timm's, check it, and stop")
+    group.add_argument("--sha256", help="with --fetch-script: the sum to expect, for a timm that has none listed")
+    return parser
+
+
+def recipe_path(model: str) -> Path:
+    """The shipped recipe of ``model``; the baseline's for a model outside the paper's seven."""
+    recipes = Path(str(files("timm_landmark"))) / "recipes"
+    path = recipes / f"{model}.yaml"
+    return path if path.is_file() else recipes / f"{BASELINE}.yaml"
+
+
+def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
+    from timm.utils import is_distributed_env, world_info_from_env
+
+    import timm_landmark  # noqa: F401  (registers the models before the script asks for one)
+
+    _, rank, processes = world_info_from_env() if is_distributed_env() else (0, 0, 1)
+    trainer = _trainer(own.train_script, processes)
+    given = checks.parse_options(trainer.parser, extra)
+    recipe = own.config or recipe_path(model)
+    config = checks.read_config(trainer.parser, recipe)
+    paper = own.config is None and "sched" not in given
+    classes = checks.check_data(own.data)
+    if given.get("num_classes", len(classes)) != len(classes):
+        raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
+    options = [*extra, *_forwarded(own, model, len(classes)), "--experiment", own.output.name]
+    options += ["--output", str(own.output.parent)]
+    trainer.parser.set_defaults(**config)
+    args = trainer.parser.parse_args(options)
+    checks.check_values(args, paper)
+    checks.check_splits(own.data, [args.train_split, args.val_split])
+    accumulation = getattr(args, "grad_accum_steps", 1)
+    share = checks.batch_share(args.batch_size, processes, accumulation)
+    info = {
+        "model": model,
+        "recipe": recipe.name,
+        "seed": args.seed,
+        "img_size": args.img_size,
+        "epochs": args.epochs,
+        "rate_rule": "paper" if paper else f"timm {args.sched}",
+        "data_digest": sha256_file(own.data / "manifest.csv"),
+        "classes": [row.folder for row in classes],
+        "global_batch": args.batch_size,
+        "processes": processes,
+        "batch_per_process": share,
+        "trainer": trainer.describe(),
+    }
+    options += ["--batch-size", str(share)]
+    finished = 0
+    if rank == 0:
+        finished = _prepare_folder(own, args, info, classes, share * processes)
+        if finished >= args.epochs:
+            print(f"{own.output} is finished: {finished} epochs")
+            return 0
+    elif own.resume:
+        finished = len(read_summary(own.output))  # rank 0 has the say; the script meets before it reads
+    if finished:
+        options += ["--resume", str(own.output / "last.pth.tar")]
+    return _run(trainer, ["-c", str(recipe), *options], own.output, args, rank, paper)
+
+
+def _trainer(given: str | None, processes: int) -> Any:
+    """The train script of timm, or the stand-in where there is none."""
+    from timm_landmark.script import find_script, load_script
+
+    path = find_script(given)
+    if path is not None:
+        return load_script(path)
+    if processes > 1:
+        raise UserError("several processes need timm's train.py: give --train-script, or fetch it with --fetch-script")
+    from timm_landmark.engine import StandIn
+
+    print("timm's train.py is not at hand (--train-script, --fetch-script): the built-in stand-in trains", flush=True)
+    return StandIn()
+
+
+def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
+    """The verb's own options in the words of timm's train script."""
+    import torch
+
+    device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    checks.check_device(device)
+    options = ["--model", model, "--data-dir", str(own.data), "--class-map", str(own.data / "class_map.txt")]
+    options += ["--num-classes", str(classes), "--device", device]
+    for name in ("seed", "epochs", "img_size"):
+        if getattr(own, name) is not None:
+            options += [f"--{name.replace('_', '-')}", getattr(own, name)]
+    return options
+
+
+def _prepare_folder(
+    own: argparse.Namespace, args: argparse.Namespace, info: dict[str, Any], classes: list[ClassRow], batch: int
+) -> int:
+    """Checks what is costly to check, settles or makes the run folder, and writes run.json; returns epochs finished."""
+    run = own.output
+    if not own.resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"--output {run} exists; give --resume to go on with it, or another folder")
+    if own.resume:
+        read_info(run)  # says what is missing
+    images = sum(row.train for row in classes)
+    if images < batch:
+        raise UserError(f"-b {args.batch_size}: {own.data} has only {images} training images; give a smaller batch")
+    finished = settle(run, args.eval_metric, args.checkpoint_hist) if own.resume else 0
+    if finished:
+        checks.check_resume(read_args(run), args, read_info(run), info)
+        if finished < args.epochs:
+            update_info(run, epochs=args.epochs, finished=False)
+        return finished
+    if own.resume:
+        print(f"{run} holds no finished epoch yet: it starts from the beginning")
+    info["parameters"] = checks.check_model(args)
+    run.mkdir(parents=True, exist_ok=True)
+    update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False)
+    return 0
+
+
+def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, rank: int, paper: bool) -> int:
+    from timm_landmark.rate_rule import installed
+
+    before = read_info(run).get("wall_seconds", 0.0) if rank == 0 else 0.0
+    started = time.monotonic()
+
+    def after_epoch(finished: int) -> None:
+        update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
+
+    try:
+        with installed(run, args.seed, rank, paper, after_epoch):
+            trainer.run(options)
+    except KeyboardInterrupt:
+        pass  # as timm's script ends its loop
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) or "out of memory" in str(error) or "PytorchStreamWriter" in str(error):
+            message = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{message}; when that is mended, go on with --resume") from error
+        raise
+    if rank != 0:
+        return 0
+    finished = settle(run, args.eval_metric, args.checkpoint_hist)
+    if finished < (getattr(args, "stop_epoch", None) or args.epochs):
+        print(
+            f"\ninterrupted after {finished} of {args.epochs} epochs; go on with the same command and --resume",
+            file=sys.stderr,
+        )
+        return 130
+    update_info(run, finished=True)
+    print(
+        f"{run}: {finished} epochs, the best checkpoint is model_best.pth.tar; `timm-landmark evaluate {run}` tests it"
+    )
+    return 0

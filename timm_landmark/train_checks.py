@@ -1,0 +1,282 @@
+"""What ``train`` looks at before it starts: options, data set, model, processes, and what a run was started with."""
+
+import argparse
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from timm_landmark.data.layout import ClassRow, read_info, read_rows
+from timm_landmark.errors import UserError
+
+UNSET = object()
+OWNED = {  # the verb sets these itself
+    "model": "name the model as the first argument",
+    "data": "give the data set with --data",
+    "data_dir": "give the data set with --data",
+    "dataset": "give a prepared data set with --data",
+    "class_map": "it comes with the data set given by --data",
+    "experiment": "name the run's folder with --output",
+    "start_epoch": "--resume finds the epoch to go on with",
+    "no_resume_opt": "a resumed run needs its optimizer's state; start another run instead",
+    "val_interval": "the rule for the learning rate and the best checkpoint need every epoch's validation",
+    "input_size": "give --img-size P for images of PxP",
+}
+FREE_ON_RESUME = {  # may differ from the options a run was started with: none of them changes what is computed
+    *(
+        "resume",
+        "output",
+        "experiment",
+        "data",
+        "data_dir",
+        "class_map",
+        "device",
+        "workers",
+        "pin_mem",
+        "log_interval",
+    ),
+    *("batch_size", "grad_accum_steps", "validation_batch_size", "local_rank", "device_modules", "checkpoint_hist"),
+    *("recovery_interval", "save_images", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id", "stop_epoch"),
+    *("pretrained", "pretrained_path", "initial_checkpoint", "synchronize_step"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaint is a UserError: one line, no usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the complaint.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The options of timm's train script that ``argv`` names, by destination.
+
+    Raises:
+        UserError: For an option that the script has not, a bad value, or an option that the verb sets itself.
+    """
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; see `timm-landmark train --help` and the options of timm's train.py")
+
+    parser.error, parser.allow_abbrev = refuse, False
+    names = {action.dest for action in parser._actions if action.dest != "help"}
+    known, unknown = parser.parse_known_args(list(argv), argparse.Namespace(**dict.fromkeys(names, UNSET)))
+    given = {name: value for name, value in vars(known).items() if value is not UNSET}
+    if given.get("data") is None:
+        given.pop("data", None)
+    if unknown:
+        close = [f"--{name.replace('_', '-')}" for name in _close(unknown[0].lstrip("-").replace("-", "_"), names)]
+        hint = f"; is {close[0]} meant?" if close else ""
+        raise UserError(f"unknown option {unknown[0]}: neither this verb nor its trainer has it{hint}")
+    for name in OWNED.keys() & given.keys():
+        raise UserError(f"--{name.replace('_', '-')} {given[name]}: not here; {OWNED[name]}")
+    return given
+
+
+def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Reads a recipe and checks its keys, which timm's train script does not.
+
+    Raises:
+        UserError: If it is missing, no YAML mapping, or has a key that the parser does not know.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"-c {path} cannot be read ({error.strerror}); give a YAML file of train.py's options"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"-c {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"-c {path}: a mapping of train.py's options is expected")
+    names = {action.dest for action in parser._actions}
+    for key in config:
+        if key not in names:
+            hint = "".join(f"; is {name} meant?" for name in _close(str(key), names)[:1])
+            raise UserError(f"-c {path}: the trainer has no option {key}{hint}")
+    return config
+
+
+def _close(word: str, words: Sequence[str] | set[str]) -> list[str]:
+    return difflib.get_close_matches(word, sorted(words), n=3)
+
+
+def check_values(args: argparse.Namespace, paper: bool) -> None:
+    """Refuses option values that cannot work, or that the promise of ``train`` excludes.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
+    for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 0), ("seed", 0), ("img_size", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if args.lr is not None and not (math.isfinite(args.lr) and args.lr > 0):
+        raise UserError(f"--lr {args.lr}: must be a positive number, such as the paper's 0.0005")
+    for name in OWNED.keys() - {"model", "data", "data_dir", "class_map", "experiment", "val_interval"}:
+        if getattr(args, name, None):
+            raise UserError(f"{name} in the file of -c: not here; {OWNED[name]}")
+    if getattr(args, "val_interval", 1) != 1:
+        raise UserError(f"val_interval {args.val_interval} in the file of -c: {OWNED['val_interval']}")
+    if paper and (args.eval_metric != "top1" or getattr(args, "sched_on_updates", False)):
+        raise UserError(
+            f"--eval-metric {args.eval_metric}, --sched-on-updates: the paper's rule for the learning rate follows "
+            "top1, once an epoch; give --sched to train with a scheduler of timm's"
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not know or that is not there.
+
+    Raises:
+        UserError: Naming ``--device``.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {device}: not available ({_first(error)}); give --device cpu") from None
+
+
+def check_data(data: Path) -> list[ClassRow]:
+    """Reads the classes of a prepared data set and sees that its class map agrees.
+
+    Raises:
+        UserError: Naming what is missing.
+    """
+    if not data.is_dir():
+        raise UserError(f"--data {data}: no such folder; make one with `timm-landmark prepare` or `synthesize`")
+    read_info(data)
+    classes = read_rows(data, ClassRow)
+    try:
+        folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        raise UserError(f"--data {data}: class_map.txt is missing; prepare the data set again") from None
+    if not classes or folders != [row.folder for row in classes]:
+        raise UserError(f"--data {data}: class_map.txt and classes.csv name other classes; prepare the data set again")
+    return classes
+
+
+def check_splits(data: Path, splits: Sequence[str]) -> None:
+    """Sees that the splits hold images: timm would take the whole folder for a split that is not there.
+
+    Raises:
+        UserError: Naming the first that does not.
+    """
+    for split in splits:
+        if not split or not (data / split).is_dir() or not any((data / split).glob("*/*")):
+            raise UserError(f"--data {data}: no images in its split {split!r}; prepare the data set again")
+
+
+def batch_share(batch: int, processes: int, accumulation: int) -> int:
+    """The part of a global batch that one process takes in one step.
+
+    Args:
+        batch: Images that one optimizer step is to see (the paper: 64).
+        processes: Processes that train together.
+        accumulation: Steps whose gradients are added up (``--grad-accum-steps``).
+
+    Raises:
+        UserError: If the batch cannot be divided evenly.
+    """
+    parts = processes * max(1, accumulation)
+    if batch % parts:
+        raise UserError(
+            f"-b {batch}: the batch is global and cannot be divided evenly over {processes} processes x {accumulation} "
+            f"accumulation steps; choose their number so that it divides {batch}, or another -b"
+        )
+    return batch // parts
+
+
+def check_model(args: argparse.Namespace) -> int:
+    """Builds the model once and passes two images through it, as the trainer will.
+
+    Returns:
+        The number of its parameters.
+
+    Raises:
+        UserError: If timm has no such model, it refuses its arguments, or it cannot take images of this size.
+    """
+    import torch
+    from timm import create_model, is_model, list_models
+
+    if not is_model(args.model.split(".")[0]) and not args.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        close = ", ".join(_close(args.model, list_models())) or "`timm.list_models()` lists all"
+        raise UserError(f"MODEL {args.model}: timm has no model of that name; close to it: {close}")
+    channels = getattr(args, "in_chans", None) or 3
+    try:
+        model = create_model(
+            args.model,
+            num_classes=args.num_classes,
+            in_chans=channels,
+            global_pool=getattr(args, "gp", None),
+            drop_rate=args.drop,
+            drop_path_rate=getattr(args, "drop_path", None),
+            drop_block_rate=getattr(args, "drop_block", None),
+            **(getattr(args, "model_kwargs", None) or {}),
+        )
+    except Exception as error:  # whatever the model's own code raises for an argument
+        raise UserError(f"MODEL {args.model} cannot be built with these options: {_first(error)}") from None
+    size = args.img_size or model.default_cfg["input_size"][-1]
+    try:
+        with torch.no_grad():
+            model.train()(torch.zeros(2, channels, size, size))
+    except Exception as error:  # a kernel larger than the map, a fixed position embedding, ...
+        raise UserError(
+            f"--img-size {size}: {args.model} cannot take images of {size}x{size} ({_first(error)}); choose another "
+            f"size{_smallest(args.model)}"
+        ) from None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _smallest(model: str) -> str:
+    return ", from 75 on" if model.startswith("inception_resnet") else ""
+
+
+def check_resume(old: dict[str, Any], new: argparse.Namespace, info: dict[str, Any], started: dict[str, Any]) -> None:
+    """Sees that a run is resumed with what it was started with.
+
+    Args:
+        old: The run's ``args.yaml``.
+        new: The options of now.
+        info: The run's ``run.json``.
+        started: What ``run.json`` would say of a run started now.
+
+    Raises:
+        UserError: Naming the first difference, both values and the remedy.
+    """
+    if info.get("classes") != started["classes"]:
+        raise UserError(
+            f"--data {new.data_dir} has {len(started['classes'])} classes that do not fit the checkpoint's "
+            f"{len(info.get('classes', []))}; give the data set that the run was started on"
+        )
+    for name, flag in (("data_digest", "--data"), ("global_batch", "-b"), ("rate_rule", "--sched"), ("seed", "--seed")):
+        if info.get(name) != started[name]:
+            raise UserError(
+                f"{flag}: the run was started with {name} {info.get(name)}, now it is {started[name]}; give the same, "
+                "or start another run with another --output"
+            )
+    free = FREE_ON_RESUME | ({"epochs"} if started["rate_rule"] == "paper" else set())
+    for name in sorted((old.keys() & vars(new).keys()) - free):
+        if old[name] != _plain(getattr(new, name)):
+            raise UserError(
+                f"--{name.replace('_', '-')}: the run was started with {old[name]}, now it is {getattr(new, name)}; "
+                "give the same, or start another run with another --output"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
