@@ -199,3 +199,20 @@ def test_import_does_not_load_fvcore_and_counting_is_silent():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
+
+
+@pytest.mark.parametrize("path", ["product", "gram"])
+def test_formula_of_the_streamed_forms_equals_what_they_run(path):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from timm_landmark.layers.channel_attend import channel_attend
+
+    unit, x = ChannelAttention2d(16, 32, groups=4), torch.randn(1, 16, 6, 5)
+    weights = (unit.query.weight, unit.key.weight, unit.value.weight)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        channel_attend._init_fn(x, *weights, 4, path)  # the operator's body: no counter looks into an operator
+    parts = attention_path.channel_attention_macs(16, 32, 4, 6, 5, path)
+    beyond = (
+        parts["output"] + parts["weighting"]
+    )  # the projection O is outside, and torch counts no matrix times vector
+    assert counter.get_total_flops() // 2 == sum(parts.values()) - beyond

@@ -106,20 +106,20 @@ def test_mistakes_end_in_one_line_and_2(argv, words, capsys, counted):
 
 
 def test_claim_2_is_false_for_the_network_and_would_be_told_true(stated):
-    assert judge_by_count(stated)[1].verdict == HOLDS
-    assert judge_by_count(stated)[2].verdict.startswith(DOES_NOT_HOLD)
+    assert judge_by_count(stated, {})[1].verdict == HOLDS
+    assert judge_by_count(stated, {})[2].verdict.startswith(DOES_NOT_HOLD)
     lighter = copy.deepcopy(stated)
     lighter["models"]["resneat50"]["params"] = round(0.59 * lighter["models"]["resnext50_32x4d"]["params"])
-    assert judge_by_count(lighter)[2].verdict == f"{HOLDS_ONLY} the network"
+    assert judge_by_count(lighter, {})[2].verdict == f"{HOLDS_ONLY} the network"
 
 
 def test_claim_3_weighs_plain_fast_and_measured_cost(stated):
     costs = copy.deepcopy(stated)
     at, xt = costs["models"]["resneat50"], costs["models"]["resnext50_32x4d"]
     at["macs_spent"] = at["macs"]
-    assert judge_by_count(costs)[3].verdict == DOES_NOT_HOLD
+    assert judge_by_count(costs, {})[3].verdict == DOES_NOT_HOLD
     at["macs_spent"] = xt["macs"] - 1
-    assert judge_by_count(costs)[3].verdict == f"{HOLDS_ONLY} the MACs of the exact fast form"
+    assert judge_by_count(costs, {})[3].verdict == f"{HOLDS_ONLY} the MACs of the exact fast form"
     assert "inference" in judge_by_count(costs, {"inference": 1.2, "training": 0.9})[3].verdict
     assert "training" not in judge_by_count(costs, {"inference": 1.2, "training": 0.9})[3].verdict
     at["macs"] = at["macs_spent"]

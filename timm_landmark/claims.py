@@ -111,15 +111,15 @@ def ratios(counts: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def judge_by_count(counts: Mapping[str, Any], speed: Mapping[str, float] | None = None) -> dict[int, Verdict]:
+def judge_by_count(counts: Mapping[str, Any], speed: Mapping[str, float]) -> dict[int, Verdict]:
     """Verdicts on claims 1, 2, 3 and the countable half of 7.
 
     Args:
         counts: Units, models and depths as ``verify`` counts them.
-        speed: Measured ratios of img/s to ResNeXt (what was measured -> ratio) for claim 3, if there are any.
+        speed: Measured ratios of img/s to ResNeXt (what was measured -> ratio) for claim 3; may be empty.
     """
     r = ratios(counts)
-    return {1: _claim_1(counts, r), 2: _claim_2(r), 3: _claim_3(counts, r, speed or {}), 7: _claim_7(counts)}
+    return {1: _claim_1(counts, r), 2: _claim_2(r), 3: _claim_3(counts, r, speed), 7: _claim_7(counts)}
 
 
 def _claim_1(counts: Mapping[str, Any], r: Mapping[str, float]) -> Verdict:
@@ -166,3 +166,21 @@ def _claim_7(counts: Mapping[str, Any]) -> Verdict:
         f"resneat101 {depths['resneat101']}"
     )
     return Verdict(f"{HOLDS_ONLY} ResNeAt's depth" if same else DOES_NOT_HOLD, evidence)
+
+
+def judge_all(
+    counts: Mapping[str, Any], shown: Mapping[int, Verdict], speed: Mapping[str, float]
+) -> dict[int, Verdict]:
+    """A verdict for each of the twelve claims.
+
+    Args:
+        counts: Units, models and depths as ``verify`` counts them.
+        shown: Verdicts of the claims that need training, from committed runs; a missing one is not decidable.
+        speed: Measured ratios of img/s to ResNeXt's.
+    """
+    missing = Verdict(NOT_DECIDABLE, "needs training, and no results are committed yet")
+    counted = judge_by_count(counts, speed)
+    verdicts = {claim.number: shown.get(claim.number, missing) for claim in CLAIMS} | counted
+    if 7 in shown:
+        verdicts[7] = Verdict(counted[7].verdict, f"{counted[7].evidence}; {shown[7].evidence}")
+    return verdicts

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_landmark.claims import CLAIMS, NOT_DECIDABLE, PAPER_UNITS, Verdict, judge_by_count, paper_table_1, ratios
+from timm_landmark.claims import CLAIMS, PAPER_UNITS, Verdict, judge_all, paper_table_1, ratios
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_json
 
@@ -131,20 +131,9 @@ def _leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def judge(counts: dict[str, Any], runs: dict[str, Any]) -> dict[int, Verdict]:
-    """A verdict for each of the twelve claims; those that need training take what the committed runs showed.
-
-    Args:
-        counts: What is counted now.
-        runs: ``stated_runs.json``: verdicts rendered from the committed results, measured speed ratios.
-    """
-    counted = judge_by_count(counts, runs.get("speed"))
+    """Verdicts on all claims; those that need training as ``stated_runs.json`` gives them."""
     shown = {int(number): Verdict(**verdict) for number, verdict in runs.get("claims", {}).items()}
-    missing = Verdict(NOT_DECIDABLE, "needs training, and no results are committed yet")
-    verdicts = {claim.number: shown.get(claim.number, missing) for claim in CLAIMS} | counted
-    if 7 in shown:
-        both = f"{counted[7].evidence}; {shown[7].evidence}"
-        verdicts[7] = Verdict(counted[7].verdict, both)
-    return verdicts
+    return judge_all(counts, shown, runs.get("speed", {}))
 
 
 def _as_json(counts: dict[str, Any], checks: Sequence[Check], verdicts: dict[int, Verdict]) -> dict[str, Any]:
