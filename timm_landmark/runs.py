@@ -2,6 +2,7 @@
 
 RUN/args.yaml  RUN/summary.csv  RUN/last.pth.tar  RUN/checkpoint-N.pth.tar  RUN/model_best.pth.tar   (the trainer's)
 RUN/run.json   model, recipe, seed, data digest, trainer, machine, wall time, parameters, evaluation (this package's)
+RUN/classes.csv   the data set's classes in the order of the model's outputs (read_rows(RUN, ClassRow))
 """
 
 import argparse

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from timm_landmark import train_checks as checks
-from timm_landmark.data.layout import ClassRow
+from timm_landmark.data.layout import ClassRow, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file
 from timm_landmark.machine import machine_info
-from timm_landmark.runs import read_args, read_info, read_summary, settle, update_info
+from timm_landmark.runs import read_info, read_summary, settle, update_info
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -106,7 +106,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         "epochs": args.epochs,
         "rate_rule": "paper" if paper else f"timm {args.sched}",
         "data_digest": sha256_file(own.data / "manifest.csv"),
-        "classes": [row.folder for row in classes],
+        "num_classes": len(classes),
         "global_batch": args.batch_size,
         "processes": processes,
         "batch_per_process": share,
@@ -169,7 +169,7 @@ def _prepare_folder(
         raise UserError(f"-b {args.batch_size}: {own.data} has only {images} training images; give a smaller batch")
     finished = settle(run, args.eval_metric, args.checkpoint_hist) if own.resume else 0
     if finished:
-        checks.check_resume(read_args(run), args, read_info(run), info)
+        checks.check_resume(run, args, info, classes)
         if finished < args.epochs:
             update_info(run, epochs=args.epochs, finished=False)
         return finished
@@ -177,6 +177,7 @@ def _prepare_folder(
         print(f"{run} holds no finished epoch yet: it starts from the beginning")
     info["parameters"] = checks.check_model(args)
     run.mkdir(parents=True, exist_ok=True)
+    write_rows(run, ClassRow, classes)  # the run tells its classes without the data set
     update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False)
     return 0
 

@@ -4,11 +4,14 @@ import argparse
 import difflib
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 from timm_landmark.data.layout import ClassRow, read_info, read_rows
 from timm_landmark.errors import UserError
+from timm_landmark.runs import read_args
+from timm_landmark.runs import read_info as read_run_info
 
 UNSET = object()
 OWNED = {  # the verb sets these itself
@@ -166,6 +169,22 @@ def check_data(data: Path) -> list[ClassRow]:
     return classes
 
 
+def check_classes(run: Path, classes: list[ClassRow], what: str) -> None:
+    """Sees that the classes of a data set are those that a run's checkpoint was trained for, in the same order.
+
+    Raises:
+        UserError: Naming ``what`` brought the classes and the first that differs.
+    """
+    trained = read_rows(run, ClassRow)
+    for index, (old, new) in enumerate(zip_longest(trained, classes)):
+        if old is None or new is None or (old.folder, old.landmark_id) != (new.folder, new.landmark_id):
+            had, has = (f"{row.folder} ({row.name})" if row else "none" for row in (old, new))
+            raise UserError(
+                f"{what}: its class map does not fit the checkpoint of {run}: class {index} was {had}, now it is "
+                f"{has}; give the data set that the run was trained on"
+            )
+
+
 def check_splits(data: Path, splits: Sequence[str]) -> None:
     """Sees that the splits hold images: timm would take the whole folder for a split that is not there.
 
@@ -242,23 +261,20 @@ def _smallest(model: str) -> str:
     return ", from 75 on" if model.startswith("inception_resnet") else ""
 
 
-def check_resume(old: dict[str, Any], new: argparse.Namespace, info: dict[str, Any], started: dict[str, Any]) -> None:
+def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], classes: list[ClassRow]) -> None:
     """Sees that a run is resumed with what it was started with.
 
     Args:
-        old: The run's ``args.yaml``.
+        run: The run folder.
         new: The options of now.
-        info: The run's ``run.json``.
         started: What ``run.json`` would say of a run started now.
+        classes: The classes of the data set given now.
 
     Raises:
         UserError: Naming the first difference, both values and the remedy.
     """
-    if info.get("classes") != started["classes"]:
-        raise UserError(
-            f"--data {new.data_dir} has {len(started['classes'])} classes that do not fit the checkpoint's "
-            f"{len(info.get('classes', []))}; give the data set that the run was started on"
-        )
+    old, info = read_args(run), read_run_info(run)
+    check_classes(run, classes, f"--data {new.data_dir}")
     for name, flag in (("data_digest", "--data"), ("global_batch", "-b"), ("rate_rule", "--sched"), ("seed", "--seed")):
         if info.get(name) != started[name]:
             raise UserError(
