@@ -1,0 +1,209 @@
+"""``timm-landmark evaluate``: top-1, top-5 and GAP of a run's best checkpoint on a named split, with intervals."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from timm_landmark import train_checks as checks
+from timm_landmark.data.layout import SPLITS, ClassRow
+from timm_landmark.errors import UserError
+from timm_landmark.files import sha256_file, write_atomic
+from timm_landmark.metrics import gap, gap_interval, wilson
+from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer; ``top`` holds the (at most five) most likely class folders, the likeliest first."""
+
+    image_id: str
+    folder: str
+    top: tuple[str, ...]
+    confidence: float
+
+    @property
+    def correct(self) -> bool:
+        """Whether the likeliest class is the image's."""
+        return self.top[0] == self.folder
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb: prints the figures, writes them into ``run.json`` and the predictions beside it.
+
+    Raises:
+        UserError: If the run, its checkpoint or the data set is missing, or they do not fit each other.
+    """
+    parser = checks.Parser(
+        prog="timm-landmark evaluate",
+        description=(
+            "Top-1, top-5 and GAP, and top-1 per class, each with a 95 % interval, of the checkpoint that was "
+            "best on validation. Writes them into RUN/run.json, and RUN/predictions-SPLIT.csv with a line an image."
+        ),
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to train --output")
+    parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("-b", "--batch-size", type=int, default=64, help="images a step (default: 64)")
+    parser.add_argument("-j", "--workers", type=int, default=0, help="loading processes (default: 0)")
+    options = parser.parse_args(argv)
+    if options.split not in SPLITS:
+        raise UserError(f"--split {options.split}: a data set has the splits {', '.join(SPLITS)}")
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
+    import torch
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    checks.check_device(device)
+    run = load_run(options.run)
+    data = options.data or run.data
+    if data is None:
+        raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, is not there; give it with --data")
+    classes = checks.check_data(data)
+    checks.check_classes(run.path, classes, f"--data {data}")
+    checks.check_splits(data, [options.split])
+    predictions = predict_split(run, data, options.split, device, options.batch_size, options.workers)
+    result = summarise(predictions, classes)
+    result = {
+        "split": options.split,
+        "checkpoint": run.checkpoint.name,
+        "epoch": checkpoint_epoch(run.checkpoint),
+        "data_digest": sha256_file(data / "manifest.csv"),
+        **result,
+    }
+    write_atomic(run.path / f"predictions-{options.split}.csv", render_predictions(predictions))
+    update_info(run.path, evaluation={**run.info.get("evaluation", {}), options.split: result})
+    _print(run, result)
+    return 0
+
+
+class _Photos:
+    """A split's images for timm's loader, which sets ``transform``; timm's own takes another image for a broken one."""
+
+    transform: Callable[[Image.Image], Any]
+
+    def __init__(self, files: Sequence[Path], mode: str) -> None:
+        self.files, self._mode = files, mode
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        try:
+            with Image.open(self.files[index]) as image:
+                return self.transform(image.convert(self._mode)), index
+        except OSError as error:
+            raise UserError(f"{self.files[index]} cannot be read ({error}); prepare the data set again") from None
+
+
+def predict_split(
+    run: Run, data: Path, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
+) -> list[Prediction]:
+    """Passes every image of a split through the run's best checkpoint, prepared as it was for validation.
+
+    Args:
+        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        data: A prepared data set with the run's classes.
+        split: ``train``, ``validation`` or ``test``.
+        device: Where to compute.
+        batch_size: Images a step.
+        workers: Loading processes beside this one.
+
+    Returns:
+        One prediction an image, in order of image ids.
+    """
+    import torch
+    from timm.data import create_loader
+    from tqdm import tqdm
+
+    model = load_run_model(run, device)
+    folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
+    photos = _Photos(sorted((data / split).glob("*/*.jpg")), "RGB" if run.input_size[0] == 3 else "L")
+    loader = create_loader(
+        photos,
+        input_size=run.input_size,
+        batch_size=batch_size,
+        interpolation=run.interpolation,
+        mean=run.mean,
+        std=run.std,
+        crop_pct=run.crop_pct,
+        num_workers=workers,
+        device=torch.device(device),
+    )
+    predictions = []
+    try:
+        with torch.inference_mode():
+            for images, _ in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
+                top = model(images).float().softmax(-1).topk(min(5, len(folders)))
+                for confidence, indices in zip(top.values[:, 0].tolist(), top.indices.tolist(), strict=True):
+                    file = photos.files[len(predictions)]
+                    names = tuple(folders[index] for index in indices)
+                    predictions.append(Prediction(file.stem, file.parent.name, names, confidence))
+    except UserError as error:  # a loading process puts its traceback in front
+        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+    return sorted(predictions, key=lambda prediction: prediction.image_id)
+
+
+def summarise(predictions: Sequence[Prediction], classes: Sequence[ClassRow]) -> dict[str, Any]:
+    """Top-1, top-5, GAP and top-1 per class, as shares in 0..1 with 95 % intervals.
+
+    ``top_k`` says what "top-5" really is: with five classes or fewer it is all of them.
+    """
+    hits = [prediction.correct for prediction in predictions]
+    within = [prediction.folder in prediction.top for prediction in predictions]
+    confidences = [prediction.confidence for prediction in predictions]
+    images = Counter(prediction.folder for prediction in predictions)
+    correct = Counter(prediction.folder for prediction in predictions if prediction.correct)
+    low, high = gap_interval(confidences, hits)
+    return {
+        "images": len(predictions),
+        "top_k": len(predictions[0].top),
+        "top1": _share(sum(hits), len(hits)),
+        "top5": _share(sum(within), len(within)),
+        "gap": {
+            "value": gap(confidences, hits, [prediction.image_id for prediction in predictions]),
+            "interval": [low, high],
+            "interval_by": "bootstrap of the images, 1000 samples",
+        },
+        "per_class": [
+            {"class": row.folder, "name": row.name, **_share(correct[row.folder], images[row.folder])}
+            for row in classes
+        ],
+    }
+
+
+def _share(correct: int, images: int) -> dict[str, Any]:
+    value = correct / images if images else None
+    return {"value": value, "correct": correct, "images": images, "interval": list(wilson(correct, images))}
+
+
+def render_predictions(predictions: Sequence[Prediction]) -> str:
+    """The CSV text: image_id, class, prediction, confidence, top5 (class folders, likeliest first, by spaces)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image_id", "class", "prediction", "confidence", "top5"])
+    for row in predictions:
+        writer.writerow([row.image_id, row.folder, row.top[0], f"{row.confidence:.6f}", " ".join(row.top)])
+    return buffer.getvalue()
+
+
+def _print(run: Run, result: dict[str, Any]) -> None:
+    print(f"{run.path}: {run.model}, epoch {result['epoch']}, {result['images']} images of {result['split']}")
+    for name, label in (("top1", "top-1"), ("top5", f"top-{result['top_k']}"), ("gap", "GAP")):
+        low, high = result[name]["interval"]
+        note = " (of as many classes: says nothing)" if name == "top5" and result["top_k"] >= run.num_classes else ""
+        print(f"  {label:<6} {result[name]['value']:.4f}   95 %: {low:.4f} .. {high:.4f}{note}")
+    for row in sorted(result["per_class"], key=lambda row: -(row["value"] or 0.0))[:20]:
+        low, high = row["interval"]
+        if row["images"]:
+            share = f"{row['correct']:>5} of {row['images']:<5}"
+            print(f"  {row['class']} {row['name'][:40]:<40} {share} {low:.2f} .. {high:.2f}")
+    if len(result["per_class"]) > 20:
+        print(f"  ... the other {len(result['per_class']) - 20} classes are in {run.path / 'run.json'}")

@@ -1,0 +1,55 @@
+"""Figures of merit for a closed set of landmarks, and how far they can be trusted. No torch."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+def wilson(correct: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of Wilson (1927) for a share of ``correct`` out of ``images``.
+
+    Unlike the textbook interval it stays inside 0..1 and is right for few images and for shares near 0 and 1.
+    """
+    if images == 0:
+        return 0.0, 1.0
+    share, spread = correct / images, Z95 * Z95 / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z95 * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def gap(confidences: Sequence[float], correct: Sequence[bool], ties: Sequence[str] | None = None) -> float:
+    """Global average precision, Kaggle's micro-AP at one prediction per image: (1/M) sum P(i) rel(i).
+
+    Args:
+        confidences: One per image; P(i) is the precision among the i most confident.
+        correct: rel(i), whether the prediction is the image's landmark; M is their number, for all show a landmark.
+        ties: Image ids, which order equal confidences; the given order without them.
+
+    Returns:
+        A value in 0..1; 0 for no images.
+    """
+    if not len(confidences):
+        return 0.0
+    score = -np.asarray(confidences, dtype=np.float64)
+    order = np.argsort(score, kind="stable") if ties is None else np.lexsort((np.asarray(ties), score))
+    hits = np.asarray(correct, dtype=bool)[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float((precision * hits).sum() / len(hits))
+
+
+def gap_interval(confidences: Sequence[float], correct: Sequence[bool], samples: int = 1000) -> tuple[float, float]:
+    """The 95 % percentile interval of the GAP over ``samples`` bootstrap samples of the images, seeded."""
+    if not len(confidences):
+        return 0.0, 1.0
+    generator = np.random.default_rng(0)
+    score, hits = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
+    values = []
+    for _ in range(samples):
+        chosen = generator.integers(0, len(hits), len(hits))
+        values.append(gap(score[chosen], hits[chosen]))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
