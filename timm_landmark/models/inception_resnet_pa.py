@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates, get_norm_act_layer, to_2tuple
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.inception_resnet_v2 import InceptionResnetV2
 from torch import nn
+
+from timm_landmark.models.pretrained import build_model
 
 __all__ = ["InceptionResnetPa", "PreActResidual", "inception_resnet_pa"]
 
@@ -186,4 +188,4 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def inception_resnet_pa(pretrained: bool = False, **kwargs: Any) -> InceptionResnetPa:
     """Inception-Res-PA (section 3.1): Inception-ResNet-v2 with pre-activation."""
-    return build_model_with_cfg(InceptionResnetPa, "inception_resnet_pa", pretrained, **kwargs)
+    return build_model(InceptionResnetPa, "inception_resnet_pa", pretrained, **kwargs)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import create_aa, create_attn
-from timm.models import ResNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import ResNet, generate_default_cfgs, register_model
 from torch import nn
 
 from timm_landmark.layers import ChannelAttention2d
+from timm_landmark.models.pretrained import build_model
 
 __all__ = ["ChannelAttentionBottleneck", "resneat50", "resneat101"]
 
@@ -131,7 +132,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_resneat(variant: str, pretrained: bool = False, **kwargs: Any) -> ResNet:
-    return build_model_with_cfg(ResNet, variant, pretrained, **kwargs)
+    return build_model(ResNet, variant, pretrained, **kwargs)
 
 
 @register_model

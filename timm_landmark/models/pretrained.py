@@ -1,0 +1,137 @@
+"""Pretrained weights from a Hub: safetensors only, whole and fitting, or one clear sentence."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import nn
+
+from timm_landmark.hub_errors import WEIGHTS, PretrainedError, explain, split_revision
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def build_model(
+    model_cls: type[ModelT],
+    variant: str,
+    pretrained: bool,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> ModelT:
+    """Timm's ``build_model_with_cfg``, made safe and plain-spoken where ``pretrained=True`` goes to a Hub.
+
+    Of a repository only ``*.safetensors`` is read, whatever its config.json asks for. A file whose SHA-256 is not the
+    one that its place in the cache is named by, or that is cut short, is taken out of the cache.
+
+    Raises:
+        PretrainedError: If the weights cannot be had, are damaged, or do not fit the model or the stated class count.
+    """
+    if not pretrained:
+        return build_model_with_cfg(
+            model_cls,
+            variant,
+            pretrained,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    hub = cfg.source == "hf-hub" or not (cfg.source or cfg.state_dict or cfg.file)
+    repo = cfg.hf_hub_id if hub else None
+    if repo and (cfg.custom_load or not str(cfg.hf_hub_filename).endswith(".safetensors")):
+        cfg.hf_hub_filename, cfg.custom_load = WEIGHTS, False
+    source = repo or cfg.file or cfg.url or "the given state dict"
+    given = kwargs.pop("pretrained_filter_fn", None)
+
+    def checked(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+        if repo:
+            _check_sum(repo, str(cfg.hf_hub_filename), cache_dir)
+        state_dict = given(state_dict, model) if given else state_dict
+        _check_classes(state_dict, cfg.classifier, cfg.num_classes, source)
+        return state_dict
+
+    try:
+        return build_model_with_cfg(
+            model_cls,
+            variant,
+            pretrained,
+            pretrained_cfg=cfg,
+            pretrained_filter_fn=checked,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    except PretrainedError:
+        raise
+    except Exception as error:
+        if repo and _is_damage(error):
+            drop_from_cache(repo, str(cfg.hf_hub_filename), cache_dir)
+        reason = explain(error, repo, str(cfg.hf_hub_filename), cache_dir) if repo else None
+        reason = reason or explain_misfit(error, source, variant)
+        if reason is None:
+            raise
+        raise PretrainedError(reason) from error
+
+
+def explain_misfit(error: Exception, source: str, variant: str) -> str | None:
+    """One sentence where ``load_state_dict`` found tensors of another model; None for an error of another kind."""
+    lines = str(error).splitlines()
+    if not lines or "Error(s) in loading state_dict" not in lines[0]:
+        return None
+    first = lines[1].strip() if len(lines) > 1 else ""
+    return (
+        f"{source}: its tensors are not those of {variant} ({first[:200]}); check which architecture its config.json "
+        "names, and for another class count give num_classes of the weights in pretrained_cfg_overlay"
+    )
+
+
+def drop_from_cache(repo: str, file: str, cache_dir: str | Path | None = None) -> None:
+    """Removes a downloaded file, name and bytes, so that the next try fetches it again."""
+    if (path := _cached(repo, file, cache_dir)) is not None:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _is_damage(error: Exception) -> bool:
+    from safetensors import SafetensorError
+
+    return isinstance(error, SafetensorError)
+
+
+def _cached(repo: str, file: str, cache_dir: str | Path | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = split_revision(repo)
+    path = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _check_sum(repo: str, file: str, cache_dir: str | Path | None) -> None:
+    """A large file lies in the cache under its SHA-256, as the Hub stated it; nothing on the way compares the two."""
+    from timm_landmark.files import sha256_file
+
+    path = _cached(repo, file, cache_dir)
+    stated = path.resolve().name if path is not None else ""
+    if path is not None and len(stated) == 64 and sha256_file(path) != stated:
+        drop_from_cache(repo, file, cache_dir)
+        raise PretrainedError(
+            f"{repo}: {file} is damaged (its SHA-256 is not the one that the Hub states) and was taken out of the "
+            "cache; try again"
+        )
+
+
+def _check_classes(
+    state_dict: dict[str, torch.Tensor], classifier: str | tuple[str, ...] | None, num_classes: int, source: str
+) -> None:
+    """Else timm says size mismatch, or leaves the head random without a word when the user's count is the weights'."""
+    for name in (classifier,) if isinstance(classifier, str) else classifier or ():
+        weight = state_dict.get(f"{name}.weight")
+        if weight is not None and weight.shape[0] != num_classes:
+            raise PretrainedError(
+                f"{source}: its weights have {weight.shape[0]} classes, its configuration says {num_classes}; give "
+                f"pretrained_cfg_overlay=dict(hf_hub_id=..., num_classes={weight.shape[0]}), and num_classes=N beside "
+                "it for a head of another size"
+            )
