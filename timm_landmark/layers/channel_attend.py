@@ -250,7 +250,9 @@ def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, outp
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor, *_: torch.Tensor) -> tuple:
+def _autograd(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor | None, *_: None) -> tuple:
+    if do is None:
+        return (None,) * 6
     return *channel_attend_backward(do.contiguous(), *ctx.saved_tensors, ctx.groups, ctx.path), None, None
 
 

@@ -41,6 +41,13 @@ def attention_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: tor
     Graphs that leave torch (export, ONNX, a trace) hold the plain form, of ordinary operators and for every image size.
     Half precision is raised to float32 for the unit's sums.
     """
+    if torch.jit.is_scripting():  # here too: what torch.fx has traced calls this function, and may be scripted
+        return _in_float32(x, wq, wk, wv, groups)
+    return _chosen_scale(x, wq, wk, wv, groups)
+
+
+@torch.jit.ignore
+def _chosen_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         path = "plain"
     else:
@@ -95,8 +102,5 @@ class ChannelAttention2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
         weights = (self.query.weight, self.key.weight, self.value.weight)
-        if torch.jit.is_scripting():
-            scale = _in_float32(x, weights[0], weights[1], weights[2], self.groups)
-        else:
-            scale = attention_scale(x, weights[0], weights[1], weights[2], self.groups)
+        scale = attention_scale(x, weights[0], weights[1], weights[2], self.groups)
         return scale[:, :, None, None] * self.norm(self.output(x))
