@@ -97,8 +97,9 @@ def fetch_script(sha256: str | None) -> Path:
 
 @dataclass(frozen=True)
 class TrainScript:
-    """timm's train script, loaded but not started."""
+    """The train script of timm, loaded but not started."""
 
+    title = "timm's train.py"
     path: Path
     sha256: str
     parser: argparse.ArgumentParser

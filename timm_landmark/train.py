@@ -83,9 +83,9 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
 
     _, rank, processes = world_info_from_env() if is_distributed_env() else (0, 0, 1)
     trainer = _trainer(own.train_script, processes)
-    given = checks.parse_options(trainer.parser, extra)
+    given = checks.parse_options(trainer.parser, extra, trainer.title)
     recipe = own.config or recipe_path(model)
-    config = checks.read_config(trainer.parser, recipe)
+    config = checks.read_config(trainer.parser, recipe, trainer.title)
     paper = own.config is None and "sched" not in given
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
@@ -171,14 +171,16 @@ def _prepare_folder(
     if finished:
         checks.check_resume(run, args, info, classes)
         if finished < args.epochs:
-            update_info(run, epochs=args.epochs, finished=False)
+            session = {"from_epoch": finished, "trainer": info["trainer"], "processes": info["processes"]}
+            sessions = [*read_info(run).get("sessions", []), session]
+            update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
     if own.resume:
         print(f"{run} holds no finished epoch yet: it starts from the beginning")
     info["parameters"] = checks.check_model(args)
     run.mkdir(parents=True, exist_ok=True)
     write_rows(run, ClassRow, classes)  # the run tells its classes without the data set
-    update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False)
+    update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False, sessions=[])
     return 0
 
 

@@ -57,11 +57,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
-def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str], trainer: str) -> dict[str, Any]:
     """The options of timm's train script that ``argv`` names, by destination.
 
+    Args:
+        parser: The trainer's; from here on its complaints are UserErrors and it takes no abbreviations.
+        argv: The options that are not the verb's own.
+        trainer: What to call it.
+
     Raises:
-        UserError: For an option that the script has not, a bad value, or an option that the verb sets itself.
+        UserError: For an option that the trainer has not, a bad value, or an option that the verb sets itself.
     """
 
     def refuse(message: str) -> None:
@@ -76,13 +81,13 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[
     if unknown:
         close = [f"--{name.replace('_', '-')}" for name in _close(unknown[0].lstrip("-").replace("-", "_"), names)]
         hint = f"; is {close[0]} meant?" if close else ""
-        raise UserError(f"unknown option {unknown[0]}: neither this verb nor its trainer has it{hint}")
+        raise UserError(f"unknown option {unknown[0]}: neither this verb nor {trainer} has it{hint}")
     for name in OWNED.keys() & given.keys():
         raise UserError(f"--{name.replace('_', '-')} {given[name]}: not here; {OWNED[name]}")
     return given
 
 
-def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+def read_config(parser: argparse.ArgumentParser, path: Path, trainer: str) -> dict[str, Any]:
     """Reads a recipe and checks its keys, which timm's train script does not.
 
     Raises:
@@ -104,7 +109,7 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     for key in config:
         if key not in names:
             hint = "".join(f"; is {name} meant?" for name in _close(str(key), names)[:1])
-            raise UserError(f"-c {path}: the trainer has no option {key}{hint}")
+            raise UserError(f"-c {path}: {trainer} has no option {key}{hint}")
     return config
 
 
