@@ -1,0 +1,134 @@
+"""Trains models x seeds one after another with the verbs that a user calls, and collects the results.
+
+Usage::
+
+    python benchmarks/compare.py --quick --output out                          # what `make compare` runs
+    python benchmarks/compare.py --data DATA --output out [--models ...] [--seeds 0 1 2] [--epochs E] [--img-size P]
+    python benchmarks/compare.py --data DATA --output out --collect-only --results benchmarks/results/NAME
+
+Finished runs are skipped and a begun one goes on, so the same command resumes after any interruption. What follows
+``--`` goes to ``timm-landmark train`` as it stands. OUT/runs holds the runs, OUT/results what is worth keeping,
+OUT/report.md the tables.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from collect import collect, finished
+from comparison import claims
+
+# Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
+QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
+QUICK_EPOCHS, QUICK_IMG_SIZE = 2, 96  # Inception needs 75 pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained, on what, where to and how."""
+
+    data: Path
+    output: Path
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[tuple[str, int, Path]]:
+        """Model, seed and folder of each run, in order: all models of a seed before the next seed."""
+        return [(m, s, self.output / "runs" / f"{m}-s{s}") for s in self.seeds for m in self.models]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the comparison; returns the exit code of the first verb that fails, else 0."""
+    args = _parser().parse_args(argv)
+    plan = _plan(args)
+    if not args.collect_only:
+        if args.quick and (code := _synthesize(plan.data)):
+            return code
+        if code := _train_all(plan):
+            return code
+    results = args.results or plan.output / "results"
+    collect(plan.data, [folder for *_, folder in plan.runs], results)
+    return _report(results, plan.output, args.quick)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="compare.py", description="Train models x seeds alike, evaluate, report.")
+    parser.add_argument("--data", type=Path, help="prepared data set; with --quick one is drawn into OUT/data")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder for runs, results and report")
+    parser.add_argument(
+        "--models", nargs="+", default=list(claims.SEVEN), help="timm names; default: the paper's seven"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--epochs", type=int, help="default: the recipe's 25")
+    parser.add_argument("--img-size", type=int, metavar="P", help="default: the recipe's 224")
+    parser.add_argument("--quick", action="store_true", help="minutes, not days: proves the path and ranks nothing")
+    parser.add_argument("--collect-only", action="store_true", help="train nothing, gather the finished runs")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where results are gathered; default: OUT/results")
+    parser.add_argument("train_options", nargs="*", metavar="-- OPTION", help="options for timm-landmark train")
+    return parser
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    if args.data is None and not args.quick:
+        _parser().error("--data is missing: name a prepared data set, or take --quick to have one drawn")
+    epochs = args.epochs or (QUICK_EPOCHS if args.quick else None)
+    img_size = args.img_size or (QUICK_IMG_SIZE if args.quick else None)
+    options = ["--epochs", str(epochs)] * bool(epochs) + ["--img-size", str(img_size)] * bool(img_size)
+    return Plan(
+        data=args.data or args.output / "data",
+        output=args.output,
+        models=tuple(args.models),
+        seeds=tuple(args.seeds),
+        options=(*options, *args.train_options),
+    )
+
+
+def _synthesize(data: Path) -> int:
+    if (data / "dataset.json").exists():
+        return 0
+    print(f"drawing a data set into {data}", flush=True)
+    return _verb("synthesize", "--output", str(data), *QUICK_DATA)
+
+
+def _train_all(plan: Plan) -> int:
+    begun = time.monotonic()
+    runs = plan.runs
+    waiting = [folder for *_, folder in runs if not finished(folder)]
+    for number, (model, seed, folder) in enumerate(runs, start=1):
+        if finished(folder):
+            print(f"[{number}/{len(runs)}] {folder.name}: finished before", flush=True)
+            continue
+        done = len(waiting) - len([folder for *_, folder in runs[number - 1 :] if not finished(folder)])
+        elapsed = time.monotonic() - begun
+        left = f", about {elapsed / done * (len(waiting) - done) / 60:.0f} min left" if done else ""
+        print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
+        resume = ["--resume"] * (folder / "run.json").exists()
+        places = ["--data", str(plan.data), "--output", str(folder)]
+        code = _verb("train", model, *places, "--seed", str(seed), *resume, *plan.options)
+        code = code or _verb("evaluate", str(folder), "--split", "test")
+        if code:
+            print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
+            return code
+    return 0
+
+
+def _verb(*words: str) -> int:
+    return subprocess.run([sys.executable, "-m", "timm_landmark.cli", *words], check=False).returncode
+
+
+def _report(results: Path, output: Path, quick: bool) -> int:
+    from report import write_report
+
+    code = write_report(results, output, quick)
+    print((output / "report.md").read_text(encoding="utf-8").split("## Claims")[0])
+    print(f"Where to look: {output / 'report.md'} (tables, claims), {output / 'figures'} (curves), {output / 'runs'}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Reads a comparison's folder of committed results; files only, no torch.
+
+COMPARISON/dataset.json classes.csv images.csv      the data set: what it is, its classes, each image's class and split
+COMPARISON/<model>-s<seed>/run.json args.yaml summary.csv predictions-test.csv
+"""
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def _without_torch(name: str) -> ModuleType:
+    """A module of the package by its path: it imports no torch, but the package's ``__init__`` does."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "timm_landmark" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+claims, metrics = _without_torch("claims"), _without_torch("metrics")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        model: Its timm name.
+        seed: Its seed.
+        info: ``run.json``.
+        args: ``args.yaml``.
+        epochs: Rows of ``summary.csv``, values as numbers.
+        ranks: Test image id -> place of the true class among the first five guesses, 1 the first, 0 none of them.
+    """
+
+    model: str
+    seed: int
+    info: dict[str, Any]
+    args: dict[str, Any]
+    epochs: list[dict[str, float]]
+    ranks: dict[str, int]
+
+    def hits(self, k: int, images: Sequence[str]) -> list[bool]:
+        """Whether the true class is among the first ``k`` guesses, image by image."""
+        return [0 < self.ranks[image] <= k for image in images]
+
+    def curve(self, column: str) -> list[float]:
+        """One column of ``summary.csv``."""
+        return [row[column] for row in self.epochs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models trained alike on one data set; ``runs`` by model in the paper's order, each a list by seed."""
+
+    path: Path
+    dataset: dict[str, Any]
+    classes: list[dict[str, str]]
+    images: list[dict[str, str]]
+    runs: dict[str, list[Run]]
+
+    @property
+    def test_images(self) -> list[str]:
+        """Ids of the test images."""
+        return [row["image_id"] for row in self.images if row["split"] == "test"]
+
+    @property
+    def largest_class(self) -> float:
+        """Share of test images in the largest class: the accuracy of guessing it always."""
+        labels = [row["class"] for row in self.images if row["split"] == "test"]
+        return max(labels.count(label) for label in set(labels)) / len(labels)
+
+    def seeds(self, *models: str) -> list[int]:
+        """Seeds that all these models were trained with."""
+        return sorted(set.intersection(*({run.seed for run in self.runs.get(model, [])} for model in models)))
+
+    def pairs(self, model: str, other: str) -> list[tuple[Run, Run]]:
+        """Runs of the two models with the same seed."""
+        of = {(run.model, run.seed): run for runs in self.runs.values() for run in runs}
+        return [(of[model, seed], of[other, seed]) for seed in self.seeds(model, other)]
+
+
+def load(path: Path) -> Comparison:
+    """Reads a comparison.
+
+    Raises:
+        FileNotFoundError: If a file of the format is missing.
+        ValueError: If a run's predictions are not of the data set's test images.
+    """
+    images = read_csv(path / "images.csv")
+    test = {row["image_id"] for row in images if row["split"] == "test"}
+    runs: dict[str, list[Run]] = {}
+    for folder in sorted(path.glob("*-s*/")):
+        run = _load_run(folder)
+        if set(run.ranks) != test:
+            raise ValueError(f"{folder / 'predictions-test.csv'} is not of the {len(test)} test images of images.csv")
+        runs.setdefault(run.model, []).append(run)
+    order = [*claims.SEVEN, *sorted(runs.keys() - set(claims.SEVEN))]
+    return Comparison(
+        path=path,
+        dataset=json.loads((path / "dataset.json").read_text(encoding="utf-8")),
+        classes=read_csv(path / "classes.csv"),
+        images=images,
+        runs={model: sorted(runs[model], key=lambda run: run.seed) for model in order if model in runs},
+    )
+
+
+def _load_run(folder: Path) -> Run:
+    model, _, seed = folder.name.rpartition("-s")
+    predictions = read_csv(folder / "predictions-test.csv")
+    return Run(
+        model=model,
+        seed=int(seed),
+        info=json.loads((folder / "run.json").read_text(encoding="utf-8")),
+        args=yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8")),
+        epochs=[{key: float(value) for key, value in row.items()} for row in read_csv(folder / "summary.csv")],
+        ranks={row["image_id"]: int(row["rank"]) for row in predictions},
+    )
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as dictionaries."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,138 @@
+"""Renders committed results: README tables between their marks, figures, and the verdicts that ``verify`` quotes.
+
+Usage::
+
+    python benchmarks/report.py                                   # update the repository's rendered files
+    python benchmarks/report.py --check                           # exit 1 if one differs from a fresh render
+    python benchmarks/report.py --comparison DIR --output DIR     # report.md and figures of any comparison
+
+Reads files only and imports no torch.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from comparison import REPOSITORY, RESULTS, claims, load
+from results_schema import check_comparison
+from tables import claims_table, counts_table, table_3
+from verdicts import judge
+
+README = REPOSITORY / "README.md"
+COUNTS = REPOSITORY / "timm_landmark" / "stated_counts.json"
+RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
+PHOTOS = RESULTS / "photos"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Renders, or checks what is rendered; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="report.py", description="Render tables and figures from committed results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a rendered file is out of date")
+    parser.add_argument(
+        "--comparison", type=Path, metavar="DIR", help="a collected comparison, instead of the repository's"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="with --comparison: folder for report.md and figures"
+    )
+    args = parser.parse_args(argv)
+    if (args.comparison is None) != (args.output is None):
+        parser.error("--comparison and --output go together")
+    if args.comparison:
+        return write_report(args.comparison, args.output)
+    stale = [path for path, text in rendered().items() if _read(path) != text]
+    if args.check:
+        for path in stale:
+            print(f"{path.relative_to(REPOSITORY)} is out of date: run python benchmarks/report.py", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(rendered()[path], encoding="utf-8")
+        print(f"updated {path.relative_to(REPOSITORY)}")
+    if PHOTOS.is_dir():
+        from figures import draw
+
+        draw(load(PHOTOS), PHOTOS / "figures")
+    return 0
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def rendered() -> dict[Path, str]:
+    """Every rendered text file of the repository and what it must hold."""
+    runs = stated_runs()
+    return {
+        README: replace_blocks(README.read_text(encoding="utf-8"), blocks(runs)),
+        RUNS: json.dumps(runs, indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def stated_runs() -> dict[str, Any]:
+    """What training and timing showed, for ``verify``: verdicts by claim, and ResNeAt's measured speed ratios."""
+    verdicts = judge(load(PHOTOS)) if PHOTOS.is_dir() else {}
+    return {
+        "results": "benchmarks/results",
+        "claims": {str(number): verdicts[number].as_dict() for number in sorted(verdicts)},
+        "speed": {},
+    }
+
+
+def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
+    """The README's tables by the name in their marks."""
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    shown = {int(number): claims.Verdict(**verdict) for number, verdict in runs["claims"].items()}
+    return {
+        "photos": _photos(counts, {}),
+        "counts": counts_table(counts),
+        "claims": claims_table(claims.judge_all(counts, shown, runs["speed"])),
+        "speed": "No timings are committed yet.",
+    }
+
+
+def _photos(counts: Mapping[str, Any], speed: Mapping[str, float]) -> str:
+    if not PHOTOS.is_dir():
+        return "No runs are committed yet."
+    figures = "\n".join(
+        f"![{what}](benchmarks/results/photos/figures/{name}.png)"
+        for name, what in (
+            ("figure-10", "Training loss and validation top-1: Inception-Res-PA, Inception-Res, baseline"),
+            ("figure-11", "Training loss and validation top-1: ResNeAt, ResNeXt, baseline"),
+        )
+    )
+    return f"{table_3(load(PHOTOS), counts, speed)}\n\n{figures}"
+
+
+def replace_blocks(text: str, contents: Mapping[str, str]) -> str:
+    """Fills ``<!-- table: NAME -->`` ... ``<!-- /table -->`` with ``contents[NAME]``.
+
+    Raises:
+        ValueError: If a mark has no content or a content no mark, so that neither is lost unseen.
+    """
+    pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+    marks = [match[2] for match in pattern.finditer(text)]
+    if sorted(marks) != sorted(contents):
+        raise ValueError(f"marks {', '.join(marks)} in the text, but tables {', '.join(contents)}")
+    return pattern.sub(lambda match: f"{match[1]}{contents[match[2]]}\n{match[3]}", text)
+
+
+def write_report(folder: Path, output: Path, quick: bool = False) -> int:
+    """Writes ``report.md`` and figures of one collected comparison into ``output``."""
+    from figures import draw
+
+    check_comparison(folder)
+    comparison = load(folder)
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = "\n\n".join(f"![{png.stem}](figures/{png.name})" for png in draw(comparison, output / "figures"))
+    verdicts = claims.judge_all(counts, judge(comparison), {})
+    parts = ["# Comparison", table_3(comparison, counts, {}, quick), pictures, "## Claims", claims_table(verdicts)]
+    (output / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

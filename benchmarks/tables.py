@@ -1,0 +1,138 @@
+"""Markdown tables from committed results: the paper's Table 3 beside ours, counts, claims."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comparison import Comparison, Run, claims, metrics
+
+QUICK_NOTE = (
+    "**This proves the path and ranks nothing**: a small drawn data set, tiny images and a few epochs. For a ranking, "
+    "train longer on real photos: `timm-landmark prepare`, then `benchmarks/compare.py --data`."
+)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first ``left`` columns are words, the others numbers, set to the right."""
+    lines = [header, [":--" if i < left else "--:" for i in range(len(header))], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def accuracy(runs: Sequence[Run], images: Sequence[str], k: int) -> tuple[float, float, float]:
+    """Mean test top-``k`` over the seeds, with Wilson's 95 % interval at the number of test images."""
+    correct = sum(sum(run.hits(k, images)) for run in runs) / len(runs)
+    return correct / len(images), *metrics.wilson(correct, len(images))
+
+
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Per model: accuracies as fractions with intervals, the paper's, epochs, minutes; for tables and cards."""
+    rows = []
+    for model, runs in comparison.runs.items():
+        name, paper_top5, paper_top1 = claims.PAPER_TABLE_3.get(model, (model, None, None))
+        rows.append(
+            {
+                "model": model,
+                "name": name,
+                "paper_top1": paper_top1,
+                "paper_top5": paper_top5,
+                "top1": accuracy(runs, comparison.test_images, 1),
+                "top5": accuracy(runs, comparison.test_images, 5),
+                "n": len(comparison.test_images),
+                "seeds": [run.seed for run in runs],
+                "epochs": min(len(run.epochs) for run in runs),
+                "minutes": sum(run.info["wall_seconds"] for run in runs) / len(runs) / 60,
+            }
+        )
+    return rows
+
+
+def table_3(comparison: Comparison, counts: Mapping[str, Any], speed: Mapping[str, float], quick: bool = False) -> str:
+    """The paper's Table 3 beside ours, with what the set is and what the figures can bear in the same breath.
+
+    Args:
+        comparison: The runs.
+        counts: ``stated_counts.json``.
+        speed: Inference img/s by model; empty where none was measured.
+        quick: Whether this is the short run that ranks nothing.
+    """
+    header = ["model", "paper top-1", "top-1 here [95 %]", "paper top-5", "top-5 here [95 %]", "params M", "MACs G"]
+    header += ["img/s"] * bool(speed) + ["minutes"] * quick
+    rows = []
+    for row in comparison_rows(comparison):
+        count = counts["models"].get(row["model"])
+        cells = [f"{row['name']} (`{row['model']}`)", _percent(row["paper_top1"]), _interval(row["top1"])]
+        cells += [_percent(row["paper_top5"]), _interval(row["top5"])]
+        cells += [f"{count['params'] / 1e6:.1f}", f"{_macs(count)}"] if count else ["", ""]
+        cells += [f"{speed[row['model']]:.1f}" if row["model"] in speed else ""] * bool(speed)
+        cells += [f"{row['minutes']:.1f}"] * quick
+        rows.append(cells)
+    return f"{_limits(comparison, quick)}\n\n{markdown(header, rows)}"
+
+
+def _macs(count: Mapping[str, Any]) -> str:
+    plain, spent = f"{count['macs'] / 1e9:.2f}", f"{count['macs_spent'] / 1e9:.2f}"
+    return spent if plain == spent else f"{spent} (plain form {plain})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(value: tuple[float, float, float]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in value))
+
+
+def _limits(comparison: Comparison, quick: bool) -> str:
+    sizes = [sum(row["split"] == split for row in comparison.images) for split in ("train", "validation", "test")]
+    runs = [run for runs in comparison.runs.values() for run in runs]
+    epochs = sorted({len(run.epochs) for run in runs})
+    pixels = sorted({run.args["img_size"] for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    text = (
+        f"{len(comparison.classes)} classes, {sizes[0]} photos to train, {sizes[1]} to validate, {sizes[2]} to test; "
+        f"{_span(pixels)} pixels, {_span(epochs)} epochs, {len(seeds)} seed{'s' * (len(seeds) > 1)}; guessing the "
+        f"largest class gives {100 * comparison.largest_class:.1f} %. The paper had 1000 classes, about 60,000 photos "
+        "to train and 10,000 to test at 224 pixels: compare within a column, not the paper's with ours."
+    )
+    if quick:
+        return f"{QUICK_NOTE}\n\n{text.replace('photos', 'pictures', 1)}"
+    return f"{text} Differences inside the intervals are not decidable here."
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def counts_table(counts: Mapping[str, Any]) -> str:
+    """Parameters, MACs and activations of live models at 224 pixels, and the ratios of reading 4."""
+    header = ["model", "params M", "without classifier M", "MACs G", "spent G", "activations M"]
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['params'] / 1e6:.3f}",
+            f"{row['params_without_classifier'] / 1e6:.3f}",
+            f"{row['macs'] / 1e9:.3f}",
+            f"{row['macs_spent'] / 1e9:.3f}",
+            f"{row['activations'] / 1e6:.1f}",
+        ]
+        for name, row in counts["models"].items()
+    ]
+    ratios = ", ".join(f"{what} {100 * value:.1f} %" for what, value in claims.ratios(counts).items())
+    return (
+        f"{markdown(header, rows)}\n\nOne image of {counts['img_size']}x{counts['img_size']}; a MAC is one "
+        "multiply-add of a convolution or matrix product (norms, pooling and activations are none), the attention unit counted in "
+        f"the paper's plain form; *spent*: in the form that really runs. ResNeAt to ResNeXt: {ratios}."
+    )
+
+
+def claims_table(verdicts: Mapping[int, Any]) -> str:
+    """The twelve claims with verdict and evidence."""
+    rows = [
+        [
+            str(claim.number),
+            f"{claim.text} ({claim.section})",
+            f"**{verdicts[claim.number].verdict}**",
+            verdicts[claim.number].evidence,
+        ]
+        for claim in claims.CLAIMS
+    ]
+    return markdown(["", "the paper says (section)", "verdict", "evidence"], rows, left=4)
