@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from timm_landmark.hub_errors import WEIGHTS, PretrainedError, explain, split_revision
+from timm_landmark.hub_cache import cached, drop, is_sound
+from timm_landmark.hub_errors import WEIGHTS, PretrainedError, explain
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -49,7 +51,7 @@ def build_model(
 
     def checked(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
         if repo:
-            _check_sum(repo, str(cfg.hf_hub_filename), cache_dir)
+            _check_sum(cached(repo, str(cfg.hf_hub_filename), cache_dir), repo)
         state_dict = given(state_dict, model) if given else state_dict
         _check_classes(state_dict, cfg.classifier, cfg.num_classes, source)
         return state_dict
@@ -67,8 +69,9 @@ def build_model(
     except PretrainedError:
         raise
     except Exception as error:
-        if repo and _is_damage(error):
-            drop_from_cache(repo, str(cfg.hf_hub_filename), cache_dir)
+        path = cached(repo, str(cfg.hf_hub_filename), cache_dir) if repo else None
+        if path is not None and isinstance(error, SafetensorError):
+            drop(path)
         reason = explain(error, repo, str(cfg.hf_hub_filename), cache_dir) if repo else None
         reason = reason or explain_misfit(error, source, variant)
         if reason is None:
@@ -88,37 +91,11 @@ def explain_misfit(error: Exception, source: str, variant: str) -> str | None:
     )
 
 
-def drop_from_cache(repo: str, file: str, cache_dir: str | Path | None = None) -> None:
-    """Removes a downloaded file, name and bytes, so that the next try fetches it again."""
-    if (path := _cached(repo, file, cache_dir)) is not None:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-
-def _is_damage(error: Exception) -> bool:
-    from safetensors import SafetensorError
-
-    return isinstance(error, SafetensorError)
-
-
-def _cached(repo: str, file: str, cache_dir: str | Path | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    name, revision = split_revision(repo)
-    path = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
-    return Path(path) if isinstance(path, str) else None
-
-
-def _check_sum(repo: str, file: str, cache_dir: str | Path | None) -> None:
-    """A large file lies in the cache under its SHA-256, as the Hub stated it; nothing on the way compares the two."""
-    from timm_landmark.files import sha256_file
-
-    path = _cached(repo, file, cache_dir)
-    stated = path.resolve().name if path is not None else ""
-    if path is not None and len(stated) == 64 and sha256_file(path) != stated:
-        drop_from_cache(repo, file, cache_dir)
+def _check_sum(path: Path | None, repo: str) -> None:
+    if path is not None and not is_sound(path):
+        drop(path)
         raise PretrainedError(
-            f"{repo}: {file} is damaged (its SHA-256 is not the one that the Hub states) and was taken out of the "
+            f"{repo}: {path.name} is damaged (its SHA-256 is not the one that the Hub states) and was taken out of the "
             "cache; try again"
         )
 
