@@ -32,7 +32,7 @@ class Case:
 
     def small(self, **kwargs) -> nn.Module:
         """The network with fewer blocks of each kind, for what costs minutes on the whole one."""
-        if self is RESNEAT:
+        if self == RESNEAT:
             return self.create(layers=(1, 1, 1, 1), **kwargs)
         model = self.create(**kwargs)
         for run in ("repeat", "repeat_1", "repeat_2"):
@@ -106,7 +106,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, tolerance: float =
 def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
     """Gradients of a loss that no output leaves out; ``run`` is what is called (the model by default)."""
     model.zero_grad()
-    output = (run or model)(images)
+    output = (model if run is None else run)(images)  # a compiled module has no truth value
     output = output if isinstance(output, (list, tuple)) else [output]
     sum(part.float().square().mean() for part in output).backward()
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]

@@ -1,0 +1,131 @@
+"""timm's own tests/test_models.py on this package's networks, from the sdist of the installed timm, in a fresh process.
+
+Its pretrained tests load from a Hub on the loopback interface that serves seeded weights. TIMM_SDIST may name a local
+copy of the sdist; else pip fetches it once into pytest's cache.
+"""
+
+import importlib.metadata
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from loopback_hub import LoopbackHub
+
+MODELS = ("resneat50", "resneat101", "inception_resnet_pa")
+# what applies to every network of timm, each of which must run; the pretrained ones are the 4th and 5th
+APPLICABLE = (
+    "test_model_forward",
+    "test_model_backward",
+    "test_model_default_cfgs",
+    "test_model_load_pretrained",
+    "test_model_features_pretrained",
+    "test_model_forward_torchscript",
+    "test_model_forward_features",
+    "test_model_forward_fx",
+    "test_model_backward_fx",
+    "test_model_forward_fx_torchscript",
+)
+OF_FAMILIES = range(7)  # tests in timm_family_cases.py that every network has
+HERE = Path(__file__).parent
+
+
+def sdist(cache: Path) -> Path:
+    """The installed timm's sdist; skips, with pip's words, where it cannot be had."""
+    if named := os.environ.get("TIMM_SDIST"):
+        assert Path(named).is_file(), f"TIMM_SDIST={named}: no such file"
+        return Path(named)
+    version = importlib.metadata.version("timm")
+    if not (archive := cache / f"timm-{version}.tar.gz").exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm"]
+        done = subprocess.run([*pip, f"timm=={version}", "--dest", cache], capture_output=True, text=True)
+        if not archive.exists():
+            reason = (done.stderr.strip() or "pip saved another file").splitlines()[-1]
+            pytest.skip(f"timm {version}'s sdist cannot be had (TIMM_SDIST may name a copy): {reason}")
+    return archive
+
+
+@pytest.fixture
+def suite(pytestconfig, tmp_path) -> Path:
+    """A folder with timm's ``tests`` and its pytest settings, and no timm: the installed one is to be tested."""
+    with tarfile.open(sdist(pytestconfig.cache.mkdir("timm-sdist"))) as archive:
+        for member in archive:
+            member.name = member.name.partition("/")[2]  # without timm-X.Y.Z
+            if member.name == "pyproject.toml" or member.name.startswith("tests/"):
+                archive.extract(member, tmp_path / "timm", filter="data")
+    return tmp_path / "timm"
+
+
+def repositories(name: str) -> dict[str, dict[str, bytes]]:
+    """Seeded weights where the pretrained cfg looks for them, and frozen tensors where timm's inference test does."""
+    import safetensors.torch
+    import timm
+    import torch
+    from model_cases import lively
+    from PIL import Image
+
+    torch.manual_seed(0)
+    model = lively(timm.create_model(name))
+    with torch.no_grad():
+        model.get_classifier().bias[24] += 100  # that test wants the class of an owl
+    picture = io.BytesIO()
+    noise = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).resize((300, 260)).save(picture, "jpeg", quality=95)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+
+    def frozen(images: torch.Tensor) -> bytes:
+        with torch.no_grad():
+            features = model.forward_features(images)
+            pre_logits = model.forward_head(features, pre_logits=True)
+            tensors = dict(input=images, output=model(images), features=features, pre_logits=pre_logits)
+        return safetensors.torch.save(tensors)
+
+    return {
+        f"timm-landmark/{name}.gld_1k": {"model.safetensors": safetensors.torch.save(model.state_dict())},
+        f"timm/{name}.gld_1k": {
+            "test/test_owl.jpg": picture.getvalue(),
+            "test/owl_tensors.safetensors": frozen(transform(Image.open(picture))[None]),
+            "test/rand_tensors.safetensors": frozen(torch.randn(1, 3, 224, 224)),
+        },
+    }
+
+
+def run(suite: Path, models: tuple[str, ...], tmp_path: Path) -> dict[str, tuple[str, str]]:
+    """Outcome and message of each test that names one of the models."""
+    report = tmp_path / "report.xml"
+    with LoopbackHub() as hub:
+        for name in models:
+            for repository, files in repositories(name).items():
+                hub.add(repository, files)
+        env = hub.env(tmp_path / "hub", TORCH_BACKEND="timm_landmark", PYTHONPATH=str(suite))
+        for name in ("GITHUB_ACTIONS", "TORCH_DEVICE", "TIMEOUT", "PYTEST_ADDOPTS"):
+            env.pop(name, None)  # the first takes tests out of timm's suite
+        options = ["-c", suite / "pyproject.toml", "-k", " or ".join(models), f"--junitxml={report}"]
+        files = [suite / "tests" / "test_models.py", HERE / "timm_family_cases.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    outcomes = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        found = next(((kind, note.get("message")) for note in case if (kind := note.tag) != "system-out"), None)
+        outcomes[case.get("name")] = found or ("passed", "")
+    return outcomes
+
+
+@pytest.mark.parametrize("models", [MODELS[:1], pytest.param(MODELS, marks=pytest.mark.full)], ids=["one", "all"])
+def test_timms_own_suite(suite, models, tmp_path):
+    outcomes = run(suite, models, tmp_path)
+    skips = [f"{name}: {message}" for name, (outcome, message) in outcomes.items() if outcome == "skipped"]
+    passed = [name for name, (outcome, _) in outcomes.items() if outcome == "passed"]
+    print(f"\ntimm {importlib.metadata.version('timm')}: {len(passed)} passed, {len(skips)} skipped", *skips, sep="\n")
+    assert len(passed) + len(skips) == len(outcomes)
+    assert all("this timm's suite has no" in skip for skip in skips), "an older timm lacks some; nothing else may skip"
+    for model in models:
+        applied = {name.partition("[")[0] for name in passed if re.search(rf"\b{model}\b", name)}
+        assert applied >= set(APPLICABLE), f"{model}: {set(APPLICABLE) - applied} did not run"
+    assert len(passed) + len(skips) >= sum(map(len, (APPLICABLE, OF_FAMILIES))) * len(models)
