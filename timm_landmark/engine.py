@@ -29,7 +29,7 @@ from timm_landmark.train_checks import Parser
 class StandIn:
     """Takes the place of :class:`timm_landmark.script.TrainScript`."""
 
-    title = "the stand-in (timm's train.py has more options: give it with --train-script)"
+    title = "the built-in stand-in (timm's train.py is not at hand: --train-script or --fetch-script)"
 
     def __init__(self) -> None:
         self.parser = _parser()

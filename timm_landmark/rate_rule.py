@@ -157,7 +157,7 @@ class Steered:
         if not math.isfinite(metric):
             raise UserError(
                 f"the training loss is {metric} in epoch {self._epoch}; the epochs before it are kept in {self._run}. "
-                "Train again into another --output with a lower --lr or with --clip-grad 1"
+                "Train again into another --output with a lower --lr"
             )
         if self._rank == 0 and time.monotonic() - self._reported > REPORT_SECONDS:
             self._report(num_updates / self._updates, f"loss {metric:.3f}")

@@ -5,12 +5,10 @@ import hashlib
 import os
 import runpy
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
@@ -103,7 +101,6 @@ class TrainScript:
     path: Path
     sha256: str
     parser: argparse.ArgumentParser
-    names: dict[str, Any]
 
     @property
     def version(self) -> str | None:
@@ -140,18 +137,23 @@ def load_script(path: Path) -> TrainScript:
     import timm.scheduler
 
     try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give timm's train.py") from None
+    if "create_scheduler_v2" not in text or "config_parser" not in text:  # seen before anything of it is run
+        raise UserError(f"{path} is not timm's train script; give the train.py of a timm release from 1.0.28 on")
+    try:
         names = runpy.run_path(str(path), run_name="timm_train_script")
-    except (ImportError, SyntaxError, AttributeError) as error:
+    except Exception as error:
         raise UserError(
             f"{path} does not run with the installed timm ({error}); give the train.py of that timm's tag, for example "
             "by `timm-landmark train --fetch-script`"
         ) from None
     parser = names.get("parser")
-    if not isinstance(parser, argparse.ArgumentParser) or "main" not in names:
-        raise UserError(f"{path} is not timm's train script (no parser or main in it); give timm's train.py")
-    if names.get("create_scheduler_v2") is not timm.scheduler.create_scheduler_v2:
+    taken = names.get("create_scheduler_v2") is timm.scheduler.create_scheduler_v2
+    if not isinstance(parser, argparse.ArgumentParser) or not taken:
         raise UserError(
             f"{path} does not take its scheduler from timm.scheduler.create_scheduler_v2, so the paper's rule for the "
             "learning rate cannot be applied; give the train.py of a timm release from 1.0.28 on"
         )
-    return TrainScript(path, sha256_file(path), parser, names)
+    return TrainScript(path, sha256_file(path), parser)

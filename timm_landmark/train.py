@@ -137,7 +137,6 @@ def _trainer(given: str | None, processes: int) -> Any:
         raise UserError("several processes need timm's train.py: give --train-script, or fetch it with --fetch-script")
     from timm_landmark.engine import StandIn
 
-    print("timm's train.py is not at hand (--train-script, --fetch-script): the built-in stand-in trains", flush=True)
     return StandIn()
 
 
@@ -178,7 +177,10 @@ def _prepare_folder(
     if own.resume:
         print(f"{run} holds no finished epoch yet: it starts from the beginning")
     info["parameters"] = checks.check_model(args)
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {run} cannot be made ({error.strerror}); give another folder") from None
     write_rows(run, ClassRow, classes)  # the run tells its classes without the data set
     update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False, sessions=[])
     return 0
@@ -193,6 +195,8 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     def after_epoch(finished: int) -> None:
         update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
 
+    if rank == 0:
+        print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
     try:
         with installed(run, args.seed, rank, paper, after_epoch):
             trainer.run(options)
