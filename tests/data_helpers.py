@@ -60,6 +60,6 @@ def small_dataset(data: Path, classes: int = 3, form: str = "folder") -> tuple[l
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(images[row.image_id])
     digest = sha256_file(data / "manifest.csv")
-    write_json(data / "dataset.json", {"release": "gldv2", "version": "0", "seed": 0, "digest": digest})
+    write_json(data / "dataset.json", {"release": "GLDv2", "version": "0", "seed": 0, "digest": digest})
     write_sums(data)
     return manifest, images

@@ -39,11 +39,12 @@ def test_attribution_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("release", "said", "not_said"),
     [
-        ("gldv1", "Do not pass photos on", "CVPR 2020"),
-        ("gldv2", "CVPR 2020", "Ozaki"),
-        ("gldv2-clean", "Ozaki", "ICCV"),
-        ("kaggle", "Ozaki", "ICCV"),
-        ("folders", "not known here", "## Cite"),
+        ("GLDv1", "Do not pass photos on", "CVPR 2020"),
+        ("GLDv2", "CVPR 2020", "Ozaki"),
+        ("GLDv2 clean", "Ozaki", "ICCV"),
+        ("Kaggle 2020/2021 (GLDv2 clean)", "Ozaki", "ICCV"),
+        ("GLDv1 or GLDv2", "Do not pass photos on", "Ozaki"),
+        ("own photos", "not known here", "## Cite"),
     ],
 )
 def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
@@ -53,7 +54,7 @@ def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
     (data / "dataset.json").write_text(json.dumps(info))
     source = tmp_path / "train_attribution.csv"
     source.write_bytes(attribution_csv([row.image_id for row in manifest]))
-    if release == "gldv2":
+    if release == "GLDv2":
         write_attribution(data, source, {row.image_id for row in manifest})
     write_card(data, "timm-landmark prepare --seed 0", {"groups": "3 would have crossed"})
     text = (data / "README.md").read_text()
@@ -61,5 +62,5 @@ def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
     assert "# 3 landmarks, 33 images" in text and "| train | 18 | 6 | 6 | 6 |" in text
     assert info["digest"] in text and "timm-landmark prepare --seed 0" in text
     assert "| truncated | 1 |" in text and "* groups: 3 would have crossed" in text
-    assert ("https://creativecommons.org/licenses/by-sa/3.0/ | 22" in text) == (release == "gldv2")
+    assert ("https://creativecommons.org/licenses/by-sa/3.0/ | 22" in text) == (release == "GLDv2")
     assert str(tmp_path) not in text

@@ -102,19 +102,17 @@ def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
         rejects=len(rejects),
         reasons=Counter(row.reason.partition(":")[0] for row in rejects).most_common(),
         licences=licences,
-        **_rights(release),
+        **rights(release),
     )
     write_atomic(data / CARD, text)
 
 
-def _rights(release: str) -> dict[str, object]:
-    name = release.lower()
-    if "v1" in name:
-        return {"gldv2": False, "licence_text": _UNKNOWN_LICENCE, "citations": [_GLDV1]}
-    if "v2" in name or "clean" in name or "kaggle" in name:
-        clean = [] if name.endswith("v2") else [_CLEAN]
-        return {"gldv2": True, "licence_text": _GLDV2_LICENCE, "citations": [_GLDV2, *clean]}
-    return {"gldv2": False, "licence_text": _UNKNOWN_LICENCE, "citations": []}
+def rights(release: str) -> dict[str, object]:
+    """What may be said of a release's licences, and what it asks to cite."""
+    first, second, clean = ("GLDv1" in release, "GLDv2" in release, "clean" in release)
+    citations = [_GLDV2] * second + [_GLDV1] * first + [_CLEAN] * clean
+    known = second and not first
+    return {"gldv2": known, "licence_text": _GLDV2_LICENCE if known else _UNKNOWN_LICENCE, "citations": citations}
 
 
 def _licences(data: Path) -> list[tuple[str, int]]:
