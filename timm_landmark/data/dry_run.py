@@ -1,0 +1,77 @@
+"""``prepare --dry-run``: counts, a histogram, and an estimate of disk and time from a few photos really decoded."""
+
+import argparse
+import time
+from collections.abc import Iterable
+
+from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
+from timm_landmark.data.metadata import Metadata
+from timm_landmark.data.selection import Selection
+from timm_landmark.data.sources import Location, Reader, find_sources, locate
+
+_TRIED = 24
+
+
+def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection) -> str:
+    """What a run would do; nothing is written but an archive's index in the cache.
+
+    Args:
+        args: The verb's arguments.
+        metadata: What was read.
+        selection: What was selected.
+
+    Returns:
+        The text to print.
+    """
+    sizes = [len(kind.ids) for kind in selection.classes]
+    lines = [
+        f"{metadata.release}: {len(metadata.ids)} photos of {len(metadata.landmarks)} landmarks"
+        f" ({metadata.unlabelled} rows without a label, {metadata.repeated} repeated, "
+        f"{len(metadata.contradictory)} ids under two labels)",
+        f"selected: {len(sizes)} classes, {sum(sizes)} photos; a class has {min(sizes)} to {max(sizes)}",
+        *histogram(sizes),
+        "largest: "
+        + "; ".join(f"{kind.name or kind.landmarks[0]} ({len(kind.ids)})" for kind in selection.classes[:5]),
+    ]
+    if args.download and not args.images:
+        lines.append("estimate: with --download none; a shard is 1 GB, 500 are fetched one after the other")
+        return "\n".join(lines)
+    remaining, found = set(selection.landmark), {}
+    for source in find_sources(args.images):
+        found |= locate(source, remaining, metadata.paths)
+        remaining -= found.keys()
+    lines.append(f"found: {len(found)} photos, {len(remaining)} missing")
+    lines += _estimate(args, found)
+    return "\n".join(lines)
+
+
+def histogram(sizes: list[int], width: int = 40) -> list[str]:
+    """Classes by number of photos, in doubling steps, a bar a line."""
+    steps: dict[int, int] = {}
+    for size in sizes:
+        step = max(size.bit_length() - 1, 0)
+        steps[step] = steps.get(step, 0) + 1
+    most = max(steps.values())
+    return [
+        f"  {2**step:>6}-{2 ** (step + 1) - 1:<6} {'#' * max(1, round(width * count / most))} {count} classes"
+        for step, count in sorted(steps.items())
+    ]
+
+
+def _estimate(args: argparse.Namespace, found: dict[str, Location]) -> Iterable[str]:
+    reader, sizes = Reader(), []
+    begun = time.perf_counter()
+    for key in sorted(found)[:: max(1, len(found) // _TRIED)][:_TRIED]:
+        try:
+            image = decode_rgb(reader.read(found[key]), args.max_pixels)
+        except (RejectedImage, OSError):
+            continue
+        sizes.append(len(encode_jpeg(resize(image, args.size, args.resize))))
+    if not sizes:
+        yield "estimate: none, no photo tried could be decoded"
+        return
+    each = (time.perf_counter() - begun) / len(sizes)
+    yield (
+        f"estimate from {len(sizes)} photos: {sum(sizes) / len(sizes) * len(found) / 1e9:.2f} GB on disk, "
+        f"{each * len(found) / 60:.1f} minutes a worker"
+    )

@@ -1,0 +1,243 @@
+"""Reading what says which photo shows which landmark: the csv of any Google Landmarks release, or a person's own.
+
+Layouts known, told by their columns: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and
+2021), ``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text: some are all digits. The literal ``None``
+that one copy of GLDv1 has in its fields counts as no label.
+"""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from timm_landmark.errors import UserError
+
+LAYOUTS = {
+    ("id", "url", "landmark_id"): "GLDv1 or GLDv2",
+    ("id", "landmark_id"): "Kaggle 2020/2021 (GLDv2 clean)",
+    ("landmark_id", "images"): "GLDv2 clean",
+    ("path", "label"): "own photos",
+}
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
+NAMES = "train_label_to_category.csv"
+
+
+@dataclass
+class Metadata:
+    """Images and their landmarks, as columns; row k is image ``ids[k]`` of landmark ``landmarks[codes[k]]``.
+
+    Attributes:
+        release: Which release it is, in words.
+        ids: Image ids, a pyarrow string array without duplicates.
+        codes: Index into ``landmarks`` of each image, shape (rows,), int32.
+        landmarks: Landmark ids as text.
+        names: Landmark id -> human name, where known.
+        paths: Own photos only: image id -> path relative to the image folder.
+        contradictory: Image id -> landmark ids, for ids that stand under several labels (not in ``ids``).
+        unlabelled: Rows without an id or a label.
+        repeated: Rows that say what another row says.
+    """
+
+    release: str
+    ids: object
+    codes: np.ndarray
+    landmarks: list[str]
+    names: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, str] | None = None
+    contradictory: dict[str, list[str]] = field(default_factory=dict)
+    unlabelled: int = 0
+    repeated: int = 0
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Reads a metadata csv, plain or ``.gz``, with or without quotes, byte-order mark or CRLF.
+
+    Args:
+        path: The file; ``train_label_to_category.csv`` beside it gives the names.
+
+    Returns:
+        Its images and landmarks.
+
+    Raises:
+        UserError: If the file is missing, is not such a csv, or its columns are none of the known layouts.
+    """
+    header, example = _first_lines(path)
+    columns = tuple(name.strip().lower() for name in header)
+    if columns not in LAYOUTS:
+        known = "; ".join(f"{','.join(layout)} ({name})" for layout, name in LAYOUTS.items())
+        raise UserError(f"--metadata {path}: its header is {','.join(header)!r}; the layouts known are {known}")
+    id_column, label_column = {
+        ("landmark_id", "images"): ("images", "landmark_id"),
+        ("path", "label"): ("path", "label"),
+    }.get(columns, ("id", "landmark_id"))
+    ids, labels = _read_columns(path, header, header[columns.index(id_column)], header[columns.index(label_column)])
+    if columns == ("landmark_id", "images"):
+        ids, labels = _spread_images(ids, labels)
+    names_file = path.parent / NAMES
+    names = _read_names(names_file) if names_file.exists() and columns != ("path", "label") else {}
+    release = LAYOUTS[columns]
+    if columns == ("id", "url", "landmark_id"):
+        release = _v1_or_v2(example, bool(names))
+    if columns == ("path", "label"):
+        return _own(ids.to_pylist(), labels.to_pylist(), release)
+    return _settle(ids, labels, release, names)
+
+
+def read_folders(root: Path) -> Metadata:
+    """A person's own photos: each subfolder of ``root`` is a class, its name the label.
+
+    Raises:
+        UserError: If there is no subfolder with photos.
+    """
+    paths, labels = [], []
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        for photo in sorted(folder.rglob("*")):
+            if photo.suffix.lower() in PHOTO_SUFFIXES and photo.is_file():
+                paths.append(photo.relative_to(root).as_posix())
+                labels.append(folder.name)
+    if not paths:
+        raise UserError(
+            f"--images {root}: no subfolder with photos ({', '.join(PHOTO_SUFFIXES)}); without --metadata each "
+            "subfolder is a class; for Google Landmarks give its csv with --metadata"
+        )
+    return _own(paths, labels, "own photos")
+
+
+def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
+    """Own photos get an id from their path and a landmark id from their label, so that both are safe as names."""
+    import hashlib
+
+    import pyarrow as pa
+
+    ids = [hashlib.sha256((path or "").encode()).hexdigest()[:16] for path in paths]
+    safe = [(label or "").replace("%", "%25").replace(" ", "%20").replace("\n", "%0A") for label in labels]
+    metadata = _settle(pa.array(ids), pa.array(safe), release, dict(zip(safe, labels, strict=True)))
+    metadata.paths = dict(zip(ids, paths, strict=True))
+    return metadata
+
+
+def _first_lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        with _open_text(path) as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            return header, [row for row, _ in zip(reader, range(1000), strict=False)]
+    except FileNotFoundError:
+        raise UserError(f"--metadata {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+        raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
+
+
+def _open_text(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _read_columns(path: Path, header: list[str], id_column: str, label_column: str) -> tuple[object, object]:
+    """Two text columns of a csv of any size, without the others in memory."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    text = pa.string()
+    batches = []
+    try:
+        with pa.input_stream(path) as stream, arrow.open_csv(
+            stream,
+            read_options=arrow.ReadOptions(block_size=1 << 23, column_names=header, skip_rows=1),
+            convert_options=arrow.ConvertOptions(
+                include_columns=[id_column, label_column],
+                column_types={id_column: text, label_column: text},
+                strings_can_be_null=True,
+                null_values=["", "None"],
+            ),
+        ) as reader:  # fmt: skip
+            batches = list(reader)
+    except (OSError, pa.ArrowInvalid, EOFError) as error:
+        raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
+    if not batches:
+        raise UserError(f"--metadata {path}: holds a header and no row")
+    table = pa.Table.from_batches(batches)
+    return table[id_column], table[label_column]
+
+
+def _spread_images(images: object, labels: object) -> tuple[object, object]:
+    """GLDv2 clean: one row a landmark, its image ids separated by spaces."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    lists = compute.split_pattern(compute.fill_null(images, ""), " ").combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    parents = compute.list_parent_indices(lists)
+    return pa.chunked_array([compute.list_flatten(lists)]), pa.chunked_array([labels.combine_chunks().take(parents)])
+
+
+def _settle(ids: object, labels: object, release: str, names: dict[str, str]) -> Metadata:
+    """Drops rows without a label, repetitions, and every id that stands under two labels."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    table = pa.table({"id": ids, "label": labels})
+    valid = compute.and_(compute.is_valid(table["id"]), compute.is_valid(table["label"]))
+    valid = compute.and_(valid, compute.not_equal(compute.fill_null(table["id"], ""), ""))
+    rows = len(table)
+    table = table.filter(valid).combine_chunks()
+    unlabelled = rows - len(table)
+    labels = table["label"].combine_chunks().dictionary_encode()
+    labels = labels.chunk(0) if isinstance(labels, pa.ChunkedArray) else labels
+    codes = labels.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    landmarks = labels.dictionary.to_pylist()
+    encoded = table["id"].combine_chunks().dictionary_encode()
+    encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+    numbers, ids = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
+    repeated, contradictory = 0, {}
+    if len(ids) < len(numbers):
+        first = np.full(len(ids), -1, dtype=np.int64)
+        first[numbers[::-1]] = np.arange(len(numbers))[::-1]
+        for row in np.flatnonzero(codes[first[numbers]] != codes):
+            name = ids[int(numbers[row])].as_py()
+            contradictory.setdefault(name, {landmarks[codes[first[numbers[row]]]]}).add(landmarks[codes[row]])
+        repeated = len(numbers) - len(ids)
+        keep = np.ones(len(ids), dtype=bool)
+        if contradictory:
+            keep = ~compute.is_in(ids, value_set=pa.array(sorted(contradictory))).to_numpy(zero_copy_only=False)
+        ids, codes = ids.filter(pa.array(keep)), codes[first[keep]]
+    return Metadata(
+        release,
+        ids,
+        codes,
+        landmarks,
+        names,
+        contradictory={name: sorted(found) for name, found in contradictory.items()},
+        unlabelled=unlabelled,
+        repeated=repeated,
+    )
+
+
+def _v1_or_v2(example: list[list[str]], named: bool) -> str:
+    """The two share their columns: names or Wikimedia addresses say v2, Google's photo hosts or ``None`` say v1."""
+    text = " ".join(" ".join(row) for row in example)
+    if named or "wikimedia.org" in text:
+        return "GLDv2"
+    if "googleusercontent" in text or "ggpht" in text or "panoramio" in text or "None" in text.split():
+        return "GLDv1"
+    return LAYOUTS[("id", "url", "landmark_id")]
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    """Landmark id -> readable name, from the category column: a Commons address or its last part."""
+    from urllib.parse import unquote
+
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := {"landmark_id", "category"} - set(reader.fieldnames or ()):
+                raise UserError(f"{path}: no column {', '.join(sorted(missing))}; its header is {reader.fieldnames}")
+            return {
+                row["landmark_id"]: unquote(row["category"] or "").rpartition("Category:")[2].replace("_", " ").strip()
+                for row in reader
+            }
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable csv ({error})") from None

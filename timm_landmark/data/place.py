@@ -1,0 +1,251 @@
+"""The last steps of ``prepare``: what is kept, the split, pictures placed by rename, and the set's tables."""
+
+import argparse
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from timm_landmark.data.card import ATTRIBUTION, write_attribution, write_card
+from timm_landmark.data.check import stored_name, write_sums
+from timm_landmark.data.grouping import crossing_groups, describe_groups, group_images
+from timm_landmark.data.images import decoder_version
+from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.metadata import Metadata
+from timm_landmark.data.prepare import command_line, download_folder, options_of, reject_sums
+from timm_landmark.data.selection import Selection
+from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
+from timm_landmark.data.sheets import class_sheet, reject_sheet
+from timm_landmark.data.sources import Location, Reader
+from timm_landmark.data.split import image_groups, split_class
+from timm_landmark.data.workfolder import WorkFolder
+from timm_landmark.errors import UserError
+from timm_landmark.files import sha256_file, write_atomic, write_json
+
+Records = dict[str, dict[str, Any]]
+
+
+def place(
+    args: argparse.Namespace,
+    metadata: Metadata,
+    selection: Selection,
+    work: WorkFolder,
+    records: Records,
+    begun: float,
+) -> str:
+    """Finishes the data set.
+
+    Args:
+        args: The verb's arguments.
+        metadata: What was read.
+        selection: What was selected.
+        work: The work folder, with every photo's picture.
+        records: The journal, by id.
+        begun: ``time.monotonic()`` when photos were first read.
+
+    Returns:
+        The sums to print.
+
+    Raises:
+        UserError: With --strict, if any photo was rejected; or if fewer than two classes are left.
+    """
+    rejects = _reject(metadata, selection, records)
+    classes, manifest, groups, random_split = _split(args, selection, records, rejects)
+    if args.strict and rejects:
+        listed = "; ".join(f"{row.image_id}: {row.reason}" for row in rejects[:3])
+        raise UserError(f"--strict: {len(rejects)} photos rejected ({listed}); mend them or leave --strict out")
+    if len(classes) < 2:
+        sums = _in_words(reject_sums(row.reason for row in rejects))
+        raise UserError(f"{len(classes)} class(es) left after rejects ({sums}); check --images and --min-per-class")
+    rejects.sort(key=lambda row: (row.image_id, row.reason))
+    stored = _place_pictures(args, work, manifest, classes)
+    write_rows(work.data, ClassRow, classes)
+    write_rows(work.data, ManifestRow, manifest)
+    write_rows(work.data, RejectRow, rejects)
+    write_atomic(work.data / "class_map.txt", "".join(f"{row.folder}\n" for row in classes))
+    _write_sheets(work, classes, manifest, groups, rejects, records, stored)
+    torn, torn_images = crossing_groups(groups, random_split)
+    counts = {split: sum(row.split == split for row in manifest) for split in SPLITS}
+    from timm_landmark import __version__
+
+    info = {
+        "release": metadata.release,
+        "version": __version__,
+        "decoder": decoder_version(),
+        "seed": args.seed,
+        "image_size": args.size,
+        "arguments": options_of(args),
+        "selection": selection.digest(),
+        "counts": {
+            "classes": len(classes),
+            "images": counts,
+            "rejects": reject_sums(row.reason for row in rejects),
+            "metadata_rows_without_label": metadata.unlabelled,
+            "metadata_rows_repeated": metadata.repeated,
+        },
+        "groups": {
+            "near_duplicates": describe_groups(groups),
+            "groups_torn_by_a_random_split": torn,
+            "images_in_those_groups": torn_images,
+        },
+        "digest": sha256_file(work.data / FILES[ManifestRow]),
+    }
+    without = _attribute(args, work.data, manifest)
+    write_json(work.data / "dataset.json", info)
+    write_card(work.data, command_line(args), _facts(args, info))
+    work.finish()
+    known = {stored_name(row): records[row.image_id]["stored"] for row in manifest} if args.format == "folder" else None
+    write_sums(work.data, known)
+    if args.download and not args.keep_shards:
+        shutil.rmtree(download_folder(args), ignore_errors=True)
+    return _summary(work.data, info, without, time.monotonic() - begun)
+
+
+def _reject(metadata: Metadata, selection: Selection, records: Records) -> list[RejectRow]:
+    """Everything that is not usable so far: in the metadata, at the source, or for its bytes."""
+    rejects = []
+    chosen = {landmark for kind in selection.classes for landmark in kind.landmarks}
+    for name, landmarks in metadata.contradictory.items():
+        if chosen & set(landmarks):
+            rejects.append(RejectRow(name, " ".join(landmarks), "two labels: the id stands under both in the metadata"))
+    kind_of = {name: number for number, kind in enumerate(selection.classes) for name in kind.ids}
+    owners: dict[str, set[int]] = {}
+    for name, record in records.items():
+        if name in kind_of and "sha256" in record:
+            owners.setdefault(record["sha256"], set()).add(kind_of[name])
+    for name, landmark in selection.landmark.items():
+        record = records.get(name)
+        if record is None:
+            rejects.append(RejectRow(name, landmark, "missing"))
+        elif "reason" in record:
+            rejects.append(RejectRow(name, landmark, record["reason"]))
+        elif len(kinds := owners[record["sha256"]]) > 1:
+            others = " and ".join(sorted(selection.classes[kind].landmarks[0] for kind in kinds))
+            rejects.append(RejectRow(name, landmark, f"same bytes under two labels: {others}"))
+    return rejects
+
+
+def _split(
+    args: argparse.Namespace, selection: Selection, records: Records, rejects: list[RejectRow]
+) -> tuple[list[ClassRow], list[ManifestRow], dict[str, str], dict[str, str]]:
+    """Classes that stay, their images, all groups of near duplicates, and what a random split would have been."""
+    weights = tuple(args.split)
+    gone = {row.image_id for row in rejects}
+    kept, groups, random_split = [], {}, {}
+    for kind in selection.classes:
+        usable = [name for name in kind.ids if name not in gone]
+        near = group_images({name: records[name]["hash"] for name in usable}) if usable else {}
+        random = split_class(image_groups(usable), weights, args.seed)
+        splits = split_class(near, weights, args.seed) if args.split_by == "group" else random
+        if len(usable) < args.min_per_class:
+            reason = f"class left out: {len(usable)} usable photos, fewer than --min-per-class {args.min_per_class}"
+        elif splits is None:
+            reason = f"class left out: its {len(usable)} usable photos make fewer groups than there are splits"
+        else:
+            kept.append((kind, splits))
+            groups |= near
+            random_split |= random
+            continue
+        rejects += [RejectRow(name, selection.landmark[name], reason) for name in usable]
+    classes, manifest = [], []
+    for index, (kind, splits) in enumerate(kept):
+        folder = folder_name(index, len(kept))
+        counts = Counter(splits.values())
+        classes.append(ClassRow(folder, " ".join(kind.landmarks), kind.name, *(counts[split] for split in SPLITS)))
+        for name, split in splits.items():
+            record = records[name]
+            manifest.append(
+                ManifestRow(name, selection.landmark[name], folder, split, record["sha256"], record["source"])
+            )
+    return classes, sorted(manifest, key=lambda row: row.image_id), groups, random_split
+
+
+def _place_pictures(
+    args: argparse.Namespace, work: WorkFolder, manifest: list[ManifestRow], classes: list[ClassRow]
+) -> dict[str, Path]:
+    """Moves every picture to its place, or packs the shards; returns where each picture can be read until the end."""
+    _, where = work.read_journal()
+    if args.format == "webdataset":
+        index = {row.folder: number for number, row in enumerate(classes)}
+        plan = plan_shards(manifest, args.seed)
+        for name, rows in plan.items():
+            if not (work.data / name).exists():
+                write_shard(work.data / name, rows, index, lambda row: where[row.image_id].read_bytes())
+        write_shard_info(work.data, plan)
+        return where
+    for folder in {Path(stored_name(row)).parent for row in manifest}:
+        (work.data / folder).mkdir(parents=True, exist_ok=True)
+    for row in manifest:
+        target = work.data / stored_name(row)
+        if where[row.image_id] != target:
+            os.replace(where[row.image_id], target)
+            where[row.image_id] = target
+    return where
+
+
+def _write_sheets(
+    work: WorkFolder,
+    classes: list[ClassRow],
+    manifest: list[ManifestRow],
+    groups: dict[str, str],
+    rejects: list[RejectRow],
+    records: Records,
+    stored: dict[str, Path],
+) -> None:
+    reader = Reader()
+
+    def picture(name: str) -> bytes | None:
+        try:
+            if name in stored:
+                return stored[name].read_bytes()
+            location = records.get(name, {}).get("location")
+            return reader.read(Location(*location)) if location else None
+        except OSError:
+            return None
+
+    class_sheet(work.data / "classes.png", classes, manifest, lambda row: stored[row.image_id].read_bytes())
+    reject_sheet(work.data / "rejects.png", groups, rejects, picture)
+
+
+def _attribute(args: argparse.Namespace, data: Path, manifest: list[ManifestRow]) -> int | None:
+    source = args.attribution
+    if source is None and args.metadata is not None:
+        beside = args.metadata.with_name("train_attribution.csv")
+        source = beside if beside.exists() else None
+    if source is None:
+        (data / ATTRIBUTION).unlink(missing_ok=True)
+        return None
+    return write_attribution(data, source, [row.image_id for row in manifest])
+
+
+def _facts(args: argparse.Namespace, info: dict[str, Any]) -> dict[str, object]:
+    groups = info["groups"]
+    return {
+        "split": f"{' : '.join(map(str, args.split))} by {args.split_by}, seed {args.seed}",
+        "pictures": f"{args.size} pixels, {args.resize}, JPEG quality 95 4:4:4, {info['decoder']}",
+        "near duplicates": groups["near_duplicates"],
+        "a random split would have torn": f"{groups['groups_torn_by_a_random_split']} groups "
+        f"({groups['images_in_those_groups']} images)",
+    }
+
+
+def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: float) -> str:
+    counts, groups = info["counts"], info["groups"]
+    images = counts["images"]
+    lines = [
+        f"{data}: {counts['classes']} classes, {sum(images.values())} photos "
+        f"({', '.join(f'{split} {number}' for split, number in images.items())}) in {seconds:.0f} s",
+        f"rejected: {_in_words(counts['rejects'])} (each in rejects.csv)",
+        f"near duplicates: {groups['near_duplicates']}; a random split would have torn "
+        f"{groups['groups_torn_by_a_random_split']} groups ({groups['images_in_those_groups']} images)",
+        f"digest {info['digest']}; see README.md, classes.png and rejects.png there",
+    ]
+    if without:
+        lines.insert(2, f"attribution: {without} photos have no row")
+    return "\n".join(lines)
+
+
+def _in_words(sums: dict[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in sums.items()) or "none"

@@ -1,0 +1,275 @@
+"""``timm-landmark prepare``: Google Landmarks, or a person's own photos, made a training set by one command.
+
+metadata -> selection -> photos (decoded, hashed, stored by id in a work folder) -> groups -> split -> placed by rename.
+Each step is a module beside this one. Interrupted at any moment, the same command goes on.
+
+Rules for what is left out. The draw (--ratio, --cap) is made before photos are read, and rejected photos are not
+replaced. A class that ends with fewer than --min-per-class usable photos, or with fewer groups than there are splits,
+is left out whole; its photos are listed in rejects.csv with that reason. The same bytes under two labels, and an id under
+two labels, are rejected under both.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from timm_landmark.data.images import MAX_PIXELS
+from timm_landmark.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
+    add = parser.add_argument
+    add(
+        "--metadata",
+        type=Path,
+        help="csv of a release, or path,label; without it, folders are classes",
+    )
+    add("--images", type=Path, nargs="+", default=[], help="folder (flat or a/b/c/), .tar, .zip, or several of them")
+    add("--output", type=Path, required=True, help="the data set; a new or empty folder, or one to go on with")
+    add("--classes", type=_positive, help="this many most frequent landmarks (default: all)")
+    add("--min-per-class", type=_positive, help="least usable photos of a class (default: the number of splits)")
+    draw = parser.add_mutually_exclusive_group()
+    draw.add_argument("--ratio", type=_share, help="share of each class's photos to draw, such as 0.1")
+    draw.add_argument("--cap", type=_positive, help="most photos of a class")
+    add("--exclude", nargs="+", default=[], metavar="ID", help="landmark ids to leave out")
+    add("--join-names", action="store_true", help="landmarks of one name become one class")
+    add("--split", type=_weight, nargs=3, default=[6, 1, 1], metavar=("TRAIN", "VALIDATION", "TEST"))
+    add("--split-by", choices=("group", "image"), default="group", help="group: near duplicates stay on one side")
+    add("--size", type=_positive, default=256, help="pixels (default 256)")
+    add("--resize", choices=("squash", "short"), default="squash", help="short: keep the ratio, scale the short side")
+    add("--max-pixels", type=_positive, default=MAX_PIXELS, help=f"limit of width x height (default {MAX_PIXELS})")
+    add("--format", choices=("folder", "webdataset"), default="folder")
+    add("--attribution", type=Path, help="train_attribution.csv (default: the one beside the metadata, if there)")
+    add("--strict", action="store_true", help="any rejected photo is an error")
+    add("--dry-run", action="store_true", help="print counts, a histogram and an estimate; write nothing")
+    add("--download", action="store_true", help="fetch GLDv2's csv files and images, a shard at a time")
+    add("--base-url", help="address of GLDv2 to download from (default: the official one)")
+    add("--keep-shards", action="store_true", help="keep what --download fetched, in OUTPUT.download")
+    add("--seed", type=int, default=0)
+    add("--workers", type=_positive, help="processes (default: one a core)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; see ``build_parser`` for its arguments.
+
+    Returns:
+        0, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: If an argument, a source or the target does not serve.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    splits = sum(weight > 0 for weight in args.split)
+    if not splits:
+        raise UserError("--split 0 0 0: at least one share must be above 0")
+    if not args.images and not args.download:
+        raise UserError("--images: name the folder, tars or zip with the photos (or --download GLDv2)")
+    if (args.base_url or args.keep_shards) and not args.download:
+        raise UserError("--base-url and --keep-shards belong to --download; add it or leave them out")
+    args.min_per_class = args.min_per_class or splits
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        raise UserError(
+            f"--output {args.output}: {error.strerror or error}{place}; put that right and repeat the command to go on"
+        ) from None
+
+
+def _run(args: argparse.Namespace) -> int:
+    from timm_landmark.data import workfolder
+    from timm_landmark.data.check import SUMS, write_sums
+    from timm_landmark.data.layout import read_info
+    from timm_landmark.data.place import place
+
+    options = options_of(args)
+    finished = (args.output / "dataset.json").exists() and not (args.output / workfolder.NAME).exists()
+    if finished:
+        info = read_info(args.output)
+        there = info.get("arguments", {}) | {"selection": info.get("selection")}
+        workfolder.refuse_difference(args.output, there, options | {"selection": there["selection"]}, "finished")
+    elif not (args.output / workfolder.NAME).exists():
+        workfolder.refuse_foreign(args.output)
+    metadata, selection = _select(args)
+    if args.dry_run:
+        from timm_landmark.data.dry_run import describe
+
+        print(describe(args, metadata, selection))
+        return 0
+    options["selection"] = selection.digest()
+    if finished:
+        workfolder.refuse_difference(args.output, there, options, "finished")
+        if not (args.output / SUMS).exists():
+            _remove_leftover(args.output)
+            write_sums(args.output)
+        print(f"{args.output} is finished already, with these options; nothing to do")
+        return 0
+    args.output.mkdir(parents=True, exist_ok=True)
+    with workfolder.WorkFolder(args.output, options) as work:
+        begun = time.monotonic()
+        records = _store_photos(args, metadata, selection, work)
+        print(place(args, metadata, selection, work, records, begun))
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what the data set holds, as dataset.json and the work folder record them."""
+    names = "classes min_per_class ratio cap join_names split_by size resize max_pixels format seed"
+    return {name: getattr(args, name) for name in names.split()} | {
+        "exclude": sorted(args.exclude),
+        "split": list(args.split),
+    }
+
+
+def _select(args: argparse.Namespace) -> tuple[Any, Any]:
+    from timm_landmark.data.metadata import read_folders, read_metadata
+    from timm_landmark.data.selection import select
+
+    if args.metadata is None and args.download:
+        from timm_landmark.data.download import fetch_metadata
+
+        args.metadata = fetch_metadata(download_folder(args), **_base_url(args))["train.csv"]
+    if args.metadata is not None:
+        metadata = read_metadata(args.metadata)
+    elif len(args.images) == 1 and args.images[0].is_dir():
+        metadata = read_folders(args.images[0])
+    elif len(args.images) == 1 and not args.images[0].exists():
+        raise UserError(f"--images {args.images[0]}: no such folder")
+    else:
+        raise UserError("--metadata: needed with archives or several --images; without it, one folder of class folders")
+    return metadata, select(
+        metadata, args.classes, args.min_per_class, args.ratio, args.cap, args.exclude, args.join_names, args.seed
+    )
+
+
+def download_folder(args: argparse.Namespace) -> Path:
+    """Where --download works: beside the output, so that it is on the same disk and not part of the set."""
+    return args.output.with_name(args.output.name + ".download")
+
+
+def _base_url(args: argparse.Namespace) -> dict[str, str]:
+    return {"base_url": args.base_url.rstrip("/")} if args.base_url else {}
+
+
+def _sources(args: argparse.Namespace) -> Iterator[Path]:
+    from timm_landmark.data.sources import find_sources
+
+    yield from find_sources(args.images)
+    if args.download:
+        from timm_landmark.data.download import fetch_shards
+
+        yield from fetch_shards(download_folder(args) / "shards", keep=args.keep_shards, **_base_url(args))
+
+
+def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work: Any) -> dict[str, dict[str, Any]]:
+    """Reads every photo of the selection once; what an earlier run did is not done again."""
+    from tqdm import tqdm
+
+    from timm_landmark.data.pool import run_jobs
+    from timm_landmark.data.sources import locate, verify_md5
+    from timm_landmark.data.store import StorePhoto
+    from timm_landmark.data.workfolder import append
+
+    records, _ = work.read_journal()
+    remaining = set(selection.landmark) - records.keys()
+    if not remaining:
+        return records
+    store = StorePhoto(work.images, work.journal, args.size, args.resize, args.max_pixels)
+
+    def died(job: tuple[str, Any], how: str) -> dict[str, Any]:
+        place = job[1]
+        record = {"id": job[0], "reason": f"decoder died: {how}"}
+        record["location"] = [place.root, place.name, place.offset, place.size]
+        append(work.journal, record)
+        return record
+
+    found = len(records)
+    with tqdm(total=len(selection.landmark), initial=found, desc="photos", unit="img", disable=None) as bar:
+        for source in _sources(args):
+            located = locate(source, remaining, metadata.paths)
+            if located and source.suffix == ".tar":
+                verify_md5(source)
+            jobs = sorted(located.items(), key=lambda item: (item[1].offset, item[1].name))
+            for record in run_jobs(store, jobs, args.workers or _cores(), died, [work.lock]):
+                if "fatal" in record:
+                    raise UserError(f"{record['fatal']} and repeat the command to go on")
+                if "missing" not in record:
+                    records[record["id"]] = record
+                    remaining.discard(record["id"])
+                bar.update()
+            found += len(located)
+            if not remaining:
+                break
+    if not found:
+        work.discard()
+        raise UserError(
+            f"--images {' '.join(map(str, args.images))}: none of the {len(remaining)} selected photos is there; "
+            "looked for <id>.jpg, flat or as a/b/c/<id>.jpg, in folders, .tar and .zip; or the metadata is of another release"
+        )
+    return records
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _remove_leftover(data: Path) -> None:
+    import shutil
+
+    from timm_landmark.data.workfolder import FINISHED
+
+    shutil.rmtree(data / FINISHED, ignore_errors=True)
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command that makes the set again, with file names in place of this machine's paths."""
+    words = ["timm-landmark", "prepare"]
+    if args.metadata is not None:
+        words += ["--metadata", args.metadata.name]
+    words += ["--images", *(path.name or "IMAGES" for path in args.images)] if args.images else ["--download"]
+    words += ["--output", "DATA"]
+    parser = build_parser()
+    for name, value in options_of(args).items():
+        if value != parser.get_default(name) and value not in (None, [], False):
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
+def reject_sums(reasons: Iterable[str]) -> dict[str, int]:
+    """How many rejects each kind of reason (the part before the colon) has, most frequent first."""
+    return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return value
+
+
+def _weight(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
+    return value

@@ -1,0 +1,67 @@
+"""Which images go to train, validation and test: functions of the seed, the ids and the groups of one class alone."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+
+from timm_landmark.data.layout import SPLITS
+
+
+def draw(seed: int, purpose: str, key: str) -> str:
+    """A random-looking order for keys, the same on every machine: hex SHA-256 of seed, purpose and key."""
+    return hashlib.sha256(f"{seed}:{purpose}:{key}".encode()).hexdigest()
+
+
+def sample(ids: Collection[str], seed: int, ratio: float | None, cap: int | None) -> list[str]:
+    """Draws images of one class without replacement.
+
+    Args:
+        ids: The class's images.
+        seed: The data set's seed.
+        ratio: Share to keep, rounded up; None for all.
+        cap: Most images to keep; None for no limit.
+
+    Returns:
+        The ids kept, in drawing order. A larger ratio or cap keeps all that a smaller one keeps.
+    """
+    ordered = sorted(ids, key=lambda name: draw(seed, "sample", name))
+    count = len(ordered) if ratio is None else -int(-len(ordered) * ratio // 1)
+    return ordered[: count if cap is None else min(count, cap)]
+
+
+def split_class(groups: Mapping[str, str], weights: tuple[int, int, int], seed: int) -> dict[str, str] | None:
+    """Splits one class so that a group stays on one side.
+
+    Groups are dealt largest first (equal ones in an order drawn from seed and key), each to the split that is furthest
+    below its share of the images; no split stays empty. With every image a group of its own this is the paper's random
+    split, a function of seed and ids alone.
+
+    Args:
+        groups: image_id -> group key, all images of the class.
+        weights: Shares of train, validation and test; a split of weight 0 gets nothing.
+        seed: The data set's seed.
+
+    Returns:
+        image_id -> split, or None if the class has fewer groups than there are splits to fill.
+    """
+    members: dict[str, list[str]] = {}
+    for name, key in groups.items():
+        members.setdefault(key, []).append(name)
+    open_splits = [split for split, weight in zip(SPLITS, weights, strict=True) if weight]
+    if len(members) < len(open_splits):
+        return None
+    shares = {split: len(groups) * weight / sum(weights) for split, weight in zip(SPLITS, weights, strict=True)}
+    held = dict.fromkeys(open_splits, 0)
+    result: dict[str, str] = {}
+    order = sorted(members, key=lambda key: (-len(members[key]), draw(seed, "split", key)))
+    for position, key in enumerate(order):
+        empty = [split for split in open_splits if not held[split]]
+        choice = empty if len(order) - position == len(empty) else open_splits
+        split = max(choice, key=lambda split: shares[split] - held[split])  # ties: train before validation before test
+        held[split] += len(members[key])
+        result.update(dict.fromkeys(members[key], split))
+    return result
+
+
+def image_groups(ids: Iterable[str]) -> dict[str, str]:
+    """Every image a group of its own: the split by image."""
+    return {name: name for name in ids}
