@@ -51,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
             return code
         if code := _train_all(plan):
             return code
+    if not any(finished(folder) for *_, folder in plan.runs):
+        _parser().error(
+            f"--output {plan.output}: none of {', '.join(plan.models)} is finished there; nothing to collect"
+        )
     results = args.results or plan.output / "results"
     collect(plan.data, [folder for *_, folder in plan.runs], results)
     return _report(results, plan.output, args.quick)
@@ -76,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(args: argparse.Namespace) -> Plan:
     if args.data is None and not args.quick:
         _parser().error("--data is missing: name a prepared data set, or take --quick to have one drawn")
+    if args.data is not None and not (args.data / "manifest.csv").exists():
+        _parser().error(f"--data {args.data}: no prepared data set; make one with timm-landmark prepare or synthesize")
     epochs = args.epochs or (QUICK_EPOCHS if args.quick else None)
     img_size = args.img_size or (QUICK_IMG_SIZE if args.quick else None)
     options = ["--epochs", str(epochs)] * bool(epochs) + ["--img-size", str(img_size)] * bool(img_size)

@@ -119,8 +119,8 @@ def counts_table(counts: Mapping[str, Any]) -> str:
     ratios = ", ".join(f"{what} {100 * value:.1f} %" for what, value in claims.ratios(counts).items())
     return (
         f"{markdown(header, rows)}\n\nOne image of {counts['img_size']}x{counts['img_size']}; a MAC is one "
-        "multiply-add of a convolution or matrix product (norms, pooling and activations are none), the attention unit counted in "
-        f"the paper's plain form; *spent*: in the form that really runs. ResNeAt to ResNeXt: {ratios}."
+        "multiply-add of a convolution or matrix product (norms, pooling and activations are none), the attention unit "
+        f"counted in the paper's plain form; *spent*: in the form that really runs. ResNeAt to ResNeXt: {ratios}."
     )
 
 

@@ -1,0 +1,134 @@
+"""compare.py over the real verbs: runs, skips, resumes, collects without a path, reports."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import collect
+import compare
+import comparison
+import pytest
+import yaml
+from train_data import make_data
+
+MODELS = ["test_resnet", "test_vit2"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Two tiny models of timm's, one seed, one epoch at 32 pixels: the whole path once."""
+    folder = tmp_path_factory.mktemp("compare")
+    data = make_data(folder / "data")
+    assert compare_py(folder, data) == 0
+    return folder
+
+
+def compare_py(folder, data, *options):
+    words = ["--data", str(data), "--output", str(folder / "out"), "--models", *MODELS, "--epochs", "1"]
+    words += ["--img-size", "32", *options, "--", "-b", "8", "--workers", "0"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment.pop("TIMM_TRAIN_SCRIPT", None)
+    script = comparison.REPOSITORY / "benchmarks" / "compare.py"
+    done = subprocess.run([sys.executable, str(script), *words], env=environment, capture_output=True, text=True)
+    (folder / "log.txt").write_text(done.stdout + done.stderr)
+    return done.returncode
+
+
+def test_results_hold_what_the_runs_say(out):
+    runs = comparison.load(out / "out" / "results").runs
+    assert list(runs) == MODELS
+    run = runs["test_resnet"][0]
+    info = json.loads((out / "out" / "runs" / "test_resnet-s0" / "run.json").read_text())
+    right = info["evaluation"]["test"]["top1"]["correct"]
+    assert sum(run.hits(1, list(run.ranks))) == right
+    assert run.args["img_size"] == 32 and len(run.epochs) == 1 and run.seed == 0
+    report = (out / "out" / "report.md").read_text()
+    assert "`test_resnet`" in report and "3 classes, 36 photos to train, 18 to validate, 18 to test" in report
+
+
+def test_results_name_no_path_of_the_machine(out):
+    for file in (out / "out" / "results").rglob("*"):
+        if file.suffix in (".json", ".yaml", ".csv", ".md"):
+            text = file.read_text()
+            assert str(out) not in text, file
+            assert os.path.expanduser("~") not in text or os.path.expanduser("~") == "/", file
+    args = yaml.safe_load((out / "out" / "results" / "test_resnet-s0" / "args.yaml").read_text())
+    assert (args["data_dir"], args["class_map"], args["output"]) == ("DATA", "DATA/class_map.txt", "RUNS")
+
+
+def test_images_with_class_and_split_rebuild_the_set(out):
+    images = comparison.read_csv(out / "out" / "results" / "images.csv")
+    for row in images:
+        assert (out / "data" / row["split"] / row["class"] / f"{row['image_id']}.jpg").is_file()
+    assert len(images) == 3 * (12 + 6 + 6)
+
+
+def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
+    runs = out / "out" / "runs"
+    before = (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns
+    info = json.loads((runs / "test_vit2-s0" / "run.json").read_text())
+    info.pop("evaluation")
+    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps(info))  # as killed between training and evaluation
+    shutil.rmtree(out / "out" / "results")
+    assert compare_py(out, out / "data") == 0
+    log = (out / "log.txt").read_text()
+    assert "[1/2] test_resnet-s0: finished before" in log
+    assert "test_vit2-s0 is finished: 1 epochs" in log  # trained no second time
+    assert (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns == before
+    assert list(comparison.load(out / "out" / "results").runs) == MODELS
+
+
+def test_collect_only_leaves_out_what_is_not_finished(out, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(out / "out" / "runs", runs)
+    info = json.loads((runs / "test_vit2-s0" / "run.json").read_text())
+    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps({**info, "finished": False}))
+    words = ["--data", str(out / "data"), "--output", str(tmp_path), "--models", *MODELS]
+    assert compare.main([*words, "--collect-only", "--results", str(tmp_path / "photos")]) == 0
+    assert list(comparison.load(tmp_path / "photos").runs) == ["test_resnet"]
+    assert "test_vit2-s0 is not finished: left out" in capsys.readouterr().out
+
+
+def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
+    data = make_data(tmp_path / "data")
+    words = ["--data", str(data), "--output", str(tmp_path / "out"), "--models", "no_such_model"]
+    assert compare.main(words) == 2
+    error = capfd.readouterr().err
+    assert "no_such_model" in error and "Traceback" not in error
+    assert "the same command goes on from here" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--data"),
+        (["--data", "nowhere"], "--data nowhere"),
+        (["--data", "DATA", "--seeds", "a"], "--seeds"),
+        (["--data", "DATA", "--collect-only"], "none of resnet50"),
+    ],
+)
+def test_wrong_use_is_told(words, told, tmp_path, capsys):
+    data = str(make_data(tmp_path / "data"))
+    words = [data if word == "DATA" else word for word in words]
+    with pytest.raises(SystemExit) as stop:
+        compare.main([*words, "--output", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "compare.py: error" in error and told in error
+
+
+def test_quick_covers_the_seven_and_every_split():
+    args = compare._parser().parse_args(["--quick", "--output", "out"])
+    plan = compare._plan(args)
+    assert plan.models == comparison.claims.SEVEN
+    assert [folder.name for *_, folder in plan.runs][-1] == "resneat50-s0"
+    assert int(plan.options[plan.options.index("--img-size") + 1]) >= 75  # Inception takes no less
+
+
+def test_paths_are_cut_everywhere():
+    value = {"a": "/data/set", "b": ["/data/set/class_map.txt", "/home/me/train.py", "sgd"], "c": 1, "d": None}
+    cut = collect.without_paths(value, {"/data/set": "DATA"})
+    assert cut == {"a": "DATA", "b": ["DATA/class_map.txt", "train.py", "sgd"], "c": 1, "d": None}
+    assert collect.without_paths("../photos/DATA/x", {"../photos/DATA": "DATA"}) == "DATA/x"
