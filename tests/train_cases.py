@@ -1,0 +1,33 @@
+"""What the tests of training share: a short run, timm's scripts where they can be had, and where each key came from."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from timm_landmark.script import find_script
+from timm_landmark.train import main
+
+SHORT = ["--seed", "3", "--img-size", "32", "--workers", "0", "-b", "12", "--lr", "0.02", "--device", "cpu"]
+MODEL = "test_resnet"
+
+
+def train(data: Path, run: Path, *options: object, model: str = MODEL) -> int:
+    """``timm-landmark train`` on the CPU, in this process, as short as it can be."""
+    return main([model, "--data", str(data), "--output", str(run), *SHORT, *map(str, options)])
+
+
+def train_script() -> Path:
+    """The path of timm's train.py; the test is skipped, with the reason, where there is none."""
+    path = find_script()
+    if path is None:
+        pytest.skip("timm's train.py is not at hand: set TIMM_TRAIN_SCRIPT, or `timm-landmark train --fetch-script`")
+    return path
+
+
+def validate_script() -> Path:
+    """The path of timm's validate.py beside its train.py, or in TIMM_VALIDATE_SCRIPT."""
+    path = Path(os.environ.get("TIMM_VALIDATE_SCRIPT") or train_script().with_name("validate.py"))
+    if not path.is_file():
+        pytest.skip("timm's validate.py is not at hand: set TIMM_VALIDATE_SCRIPT, or put it beside train.py")
+    return path
