@@ -70,7 +70,7 @@ def check_dataset(data: Path) -> list[str]:
     problems: list[str] = []
     sums = _or_problem(problems, lambda: read_sums(data)) or {}
     if sums:
-        problems += _check_files(data, sums)
+        problems += check_files(data, sums)
     tables = [_or_problem(problems, lambda kind=kind: read_rows(data, kind)) for kind in FILES]
     if all(table is not None for table in tables):
         classes, manifest, rejects = tables
@@ -93,7 +93,8 @@ def _files(data: Path) -> Iterable[str]:
     return (path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def _check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
+def check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
+    """Holds every file below ``data`` against ``sums``; yields a line for each that is changed, missing or foreign."""
     from tqdm import tqdm
 
     for name, digest in tqdm(sums.items(), desc="check", unit=" files", disable=None, leave=False):
@@ -106,7 +107,7 @@ def _check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
             yield f"{name}: cannot be read ({error.strerror})"
     for name in sorted(_files(data)):
         if name not in sums and name != SUMS:
-            yield f"{name}: foreign, not part of the data set"
+            yield f"{name}: foreign, not in {SUMS}"
 
 
 def _check_tables(

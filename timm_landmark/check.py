@@ -1,0 +1,172 @@
+"""``timm-landmark check``: what is damaged in a prepared data set, an exported model, or a model on the Hub."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
+from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.errors import UserError
+from timm_landmark.hub import PREFIX, fetch, read_config, read_tensors
+from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
+from timm_landmark.text import printable
+from timm_landmark.train_checks import Parser
+
+VECTORS, CARD = "test_vectors.safetensors", "README.md"
+HUB_FILES = {".gitattributes"}  # which the Hub puts into every repository
+
+# What a user would write. Arguments: the model's name, the test vectors; the overlay keeps timm from any pickle.
+_LOAD = """
+import json, sys
+import timm, timm_landmark, torch
+from safetensors.torch import load_file
+overlay = dict(hf_hub_filename="model.safetensors", custom_load=False)
+model = timm.create_model(sys.argv[1], pretrained=True, pretrained_cfg_overlay=overlay).eval()
+vectors = load_file(sys.argv[2])
+with torch.inference_mode():
+    logits = model(vectors["input"])
+same = logits.shape == vectors["logits"].shape
+difference = (logits - vectors["logits"]).abs().max().item() if same else None
+print(json.dumps({"classes": model.num_classes, "shape": list(logits.shape), "difference": difference}))
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns 0 if all is as recorded, 1 if something differs.
+
+    Raises:
+        UserError: If there is nothing to check at the given place.
+    """
+    parser = Parser(
+        prog="timm-landmark check",
+        description=(
+            "Finds what is damaged. A data set: every file's SHA-256, and the tables against each other. An exported "
+            "model: it is loaded with timm in a fresh process, its logits held against the test vectors, class count, "
+            "card and sums against its files; of a Hub repository the same after a download."
+        ),
+    )
+    parser.add_argument("target", metavar="DATA|FOLDER|hf-hub:ORG/NAME", help="what prepare, export or push made")
+    target = parser.parse_args(argv).target
+    if target.startswith(PREFIX) or (Path(target) / CONFIG).is_file():
+        problems = check_model(target)
+    elif (Path(target) / "dataset.json").is_file():
+        problems = check_dataset(Path(target))
+    else:
+        raise UserError(
+            f"{target} is neither a prepared data set (dataset.json) nor an exported model ({CONFIG}); a repository on "
+            "the Hub is written hf-hub:ORG/NAME"
+        )
+    for problem in problems:
+        print(printable(problem))
+    print(f"{target}: {len(problems)} problem{'s' * (len(problems) != 1)}" if problems else f"{target}: sound")
+    return 1 if problems else 0
+
+
+def check_model(source: str) -> list[str]:
+    """Compares an exported model with its own records.
+
+    Args:
+        source: A folder, or ``hf-hub:ORG/NAME[@REVISION]``.
+
+    Returns:
+        The problems, each a line; empty if all is as written.
+
+    Raises:
+        UserError: If it cannot be had at all.
+    """
+    folder = fetch(source)
+    problems: list[str] = []
+    for part in (_sums, _config, _vectors, _card):
+        try:
+            problems += part(source, folder)
+        except UserError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _sums(source: str, folder: Path) -> Iterator[str]:
+    sums = read_sums(folder)
+    for needed in (WEIGHTS, CONFIG, VECTORS, CARD, "run.json"):
+        if needed not in sums:
+            yield f"{needed}: not in {SUMS}"
+    for problem in check_files(folder, sums):
+        if problem.partition(": ")[0] not in HUB_FILES:
+            yield problem
+    if source.startswith(PREFIX):
+        for name in sorted(_repository_files(source) - set(sums) - {SUMS} - HUB_FILES):
+            yield f"{name}: foreign, in the repository but not in {SUMS}"
+
+
+def _repository_files(source: str) -> set[str]:
+    """What the repository holds, also that which is never downloaded; empty where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    name, revision = split_revision(source.removeprefix(PREFIX))
+    try:
+        return set(HfApi().list_repo_files(name, revision=revision))
+    except Exception as error:  # offline, with a warm cache: the files that are here are checked all the same
+        print(f"{name}: the Hub's list of files cannot be had ({type(error).__name__}); the cached files are checked")
+        return set()
+
+
+def _config(source: str, folder: Path) -> Iterator[str]:
+    config = read_config(folder)
+    if config.pretrained.get("hf_hub_filename") != WEIGHTS or config.pretrained.get("custom_load"):
+        yield f"{CONFIG}: asks for {config.pretrained.get('hf_hub_filename')!r} instead of {WEIGHTS}"
+    if not config.labels:
+        yield f"{CONFIG}: has no label names"
+    rows = read_rows(folder, ClassRow)
+    if len(rows) != config.num_classes:
+        yield f"{CONFIG}: {config.num_classes} classes, classes.csv has {len(rows)}"
+    elif config.labels and [row.name or label for row, label in zip(rows, config.labels, strict=True)] != list(
+        config.names
+    ):
+        yield f"{CONFIG}: the labels' descriptions are not the names of classes.csv"
+
+
+def _vectors(source: str, folder: Path) -> Iterator[str]:
+    vectors, facts = read_tensors(folder / VECTORS)
+    config = read_config(folder)
+    if set(vectors) != {"input", "logits"} or "tolerance" not in facts:
+        yield f"{VECTORS}: has not the input, the logits and their tolerance"
+        return
+    name = source if source.startswith(PREFIX) else f"local-dir:{folder}"
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        yield f"{WEIGHTS}: does not load with timm in a fresh process ({printable(last, 300)})"
+        return
+    loaded = json.loads(child.stdout.splitlines()[-1])
+    if loaded["classes"] != config.num_classes:
+        yield f"{WEIGHTS}: {loaded['classes']} classes, {CONFIG} says {config.num_classes}"
+    if loaded["difference"] is None:
+        yield f"{VECTORS}: logits of shape {tuple(vectors['logits'].shape)}, the model gives {tuple(loaded['shape'])}"
+    elif not loaded["difference"] <= float(facts["tolerance"]):
+        yield f"{WEIGHTS}: logits differ from {VECTORS} by {loaded['difference']:.2e}, allowed {facts['tolerance']}"
+
+
+def _card(source: str, folder: Path) -> Iterator[str]:
+    from timm_landmark.model_card import metrics, run_metrics
+
+    try:
+        stated = metrics((folder / CARD).read_text(encoding="utf-8"))
+        measured = run_metrics(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        yield f"{Path(str(error.filename)).name}: missing"
+        return
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{CARD} or run.json cannot be read ({type(error).__name__}: {printable(str(error), 120)})"
+        return
+    for split, name in sorted(stated.keys() | measured.keys()):
+        if stated.get((split, name)) != measured.get((split, name)):
+            yield (
+                f"{CARD}: {name} on {split} is {stated.get((split, name))}, run.json says {measured.get((split, name))}"
+            )

@@ -1,0 +1,264 @@
+"""``timm-landmark export``: a finished run as a folder for the Hugging Face Hub."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm_landmark.data.check import write_sums
+from timm_landmark.data.layout import ClassRow, read_rows, write_rows
+from timm_landmark.errors import UserError
+from timm_landmark.files import write_atomic, write_json
+from timm_landmark.hub_errors import CONFIG, WEIGHTS
+from timm_landmark.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.runs import Run, load_run, load_run_model
+from timm_landmark.text import printable
+from timm_landmark.train_checks import Parser
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VECTORS, ONNX, CARD = "test_vectors.safetensors", "model.onnx", "README.md"
+SEED, VECTOR_IMAGES = 0, 2
+TOLERANCE = 1e-4  # of the largest logit's size, or of 1: what float32 sums in another order come to, with room
+ONNX_TOLERANCE = 1e-3
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns 0.
+
+    Raises:
+        UserError: If the run is not finished or readable, or the folder, name or type cannot be had.
+    """
+    options = _parser().parse_args(argv)
+    run = load_run(options.run)
+    if options.data is not None:
+        run = replace(run, data=options.data)
+    name = checked_name(options.name, run)
+    with new_folder(options.output, options.overwrite) as folder:
+        export_run(run, folder, name, options.dtype, options.license)
+        if options.onnx:
+            from timm_landmark.export_onnx import export_onnx
+
+            difference = export_onnx(folder, ONNX_TOLERANCE)
+            print(f"{ONNX}: onnxruntime and timm agree within {difference:.1e} (allowed: {ONNX_TOLERANCE:.0e})")
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors writes 0600
+        write_sums(folder)
+    size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
+    print(f"{options.output}: {name}, {size:.1f} MB; `timm-landmark check {options.output}` loads and compares it")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="timm-landmark export",
+        description=(
+            "Writes the run's best epoch (its EMA weights where it has them) as a folder for the Hugging Face Hub: "
+            "weights, config.json, model card, licence, test vectors and sums."
+        ),
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to train --output")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument("--name", help="ARCHITECTURE.TAG, such as resneat50.my_landmarks (default: tag from RUN)")
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the weights (default: fp32)")
+    parser.add_argument("--license", default="apache-2.0", metavar="ID", help="the weights' (default: apache-2.0)")
+    parser.add_argument("--onnx", action="store_true", help="model.onnx beside it, checked in onnxruntime")
+    parser.add_argument("--data", type=Path, help="the data set of the run, for its release and licence, if it moved")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an exported model")
+    return parser
+
+
+def checked_name(name: str | None, run: Run) -> str:
+    """``ARCHITECTURE.TAG``; by default the run folder's name makes the tag.
+
+    Raises:
+        UserError: If the architecture is not the run's or the tag has other than letters, digits, ``_`` and ``-``.
+    """
+    if name is None:
+        return f"{run.model}.{re.sub(r'[^0-9A-Za-z_]+', '_', run.path.resolve().name).strip('_') or 'run'}"
+    architecture, _, tag = name.partition(".")
+    if architecture != run.model:
+        raise UserError(f"--name {name}: the run's model is {run.model}; write {run.model}.TAG")
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}", tag):
+        raise UserError(f"--name {name}: the tag after the first dot may have letters, digits, _ and -")
+    return name
+
+
+@contextmanager
+def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields a temporary folder beside ``output`` that takes its place, whole, at the end; or nothing changes.
+
+    Raises:
+        UserError: If ``output`` exists and may not be replaced, or cannot be written.
+    """
+    if output.exists() and not overwrite:
+        raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
+    if output.exists() and not (output / CONFIG).is_file():
+        raise UserError(f"--output {output} is not an exported model, so --overwrite does not touch it")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        temporary.chmod(0o755)
+        yield temporary
+        if output.exists():
+            old = output.with_name(f".{output.name}.{os.getpid()}.old")
+            output.rename(old)
+            temporary.rename(output)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(output)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing is left") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> None:
+    """Writes everything but ONNX and the sums into an empty ``folder``.
+
+    Args:
+        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        folder: An empty folder.
+        name: ``ARCHITECTURE.TAG``.
+        dtype: ``fp32`` or ``fp16``, the type of the stored weights.
+        licence: Of the weights, as the Hub's tag.
+
+    Raises:
+        UserError: If the classes do not fit the model, or a weight does not fit the type.
+    """
+    classes = [harmless(row) for row in read_rows(run.path, ClassRow)]
+    if len(classes) != run.num_classes:
+        raise UserError(f"{run.path}: classes.csv has {len(classes)} classes, the model {run.num_classes}; train again")
+    model = load_run_model(run)
+    save_weights(model, folder, name, classes, run, dtype, licence)
+    model.float()  # computes with what was stored
+    tolerance = _save_vectors(model, folder, run.input_size)
+    measured = _measure(model, run, dtype, tolerance)
+    card = render_card(run, name, classes, measured, licence)
+    write_atomic(folder / CARD, card)
+    write_atomic(folder / "LICENSE", _licence_note(run, classes, licence))
+    write_json(folder / "run.json", {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
+    write_rows(folder, ClassRow, classes)
+    write_atomic(folder / "summary.csv", (run.path / "summary.csv").read_bytes())
+
+
+def harmless(row: ClassRow) -> ClassRow:
+    """The class with nothing in its id and name that a terminal or an editor would act on."""
+    return replace(row, landmark_id=printable(row.landmark_id), name=printable(row.name))
+
+
+def save_weights(
+    model: "nn.Module", folder: Path, name: str, classes: Sequence[ClassRow], run: Run, dtype: str, licence: str
+) -> None:
+    """Writes model.safetensors and config.json with timm's own ``save_for_hf``."""
+    import torch
+    from timm.models import save_for_hf
+
+    model.to(memory_format=torch.contiguous_format)  # a channels_last tensor is refused by safetensors
+    if dtype == "fp16":
+        model.half()
+        if lost := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+            raise UserError(f"--dtype fp16: {lost[0]} has values beyond 65504; export with --dtype fp32")
+    labels, texts = label_names(classes)
+    save_for_hf(
+        model,
+        folder,
+        model_config=dict(label_names=labels, label_descriptions=texts),
+        model_args=dict(run.args.get("model_kwargs") or {}),
+        safe_serialization=True,
+    )
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    cfg = config["pretrained_cfg"]
+    for key in ("test_input_size", "test_crop_pct", "test_pool_size", "origin_url", "paper_ids", "paper_name", "notes"):
+        cfg.pop(key, None)  # of the weights that the architecture's default names
+    if run.input_size != tuple(cfg.get("input_size", ())):
+        cfg["pool_size"] = None
+    cfg.update(
+        tag=name.partition(".")[2],
+        hf_hub_filename=WEIGHTS,  # else timm goes on to a pickle when the network fails
+        custom_load=False,
+        num_classes=run.num_classes,
+        input_size=list(run.input_size),
+        interpolation=run.interpolation,
+        crop_pct=run.crop_pct,
+        mean=list(run.mean),
+        std=list(run.std),
+        license=licence,
+    )
+    write_json(folder / CONFIG, config)
+
+
+def label_names(classes: Sequence[ClassRow]) -> tuple[list[str], dict[str, str]]:
+    """The config's label names (landmark ids, or class folders where ids are not unique) and their descriptions."""
+    ids = [row.landmark_id for row in classes]
+    labels = ids if len(set(ids)) == len(ids) and all(ids) else [row.folder for row in classes]
+    return labels, {label: row.name or label for label, row in zip(labels, classes, strict=True)}
+
+
+def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, int]) -> float:
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randn(VECTOR_IMAGES, *input_size, generator=generator)  # (B, C, H, W), as normalised photos
+    with torch.inference_mode():
+        logits = model(images)
+    if not torch.isfinite(logits).all():
+        raise UserError("the model's logits are not finite; export a run that learned something")
+    tolerance = TOLERANCE * max(1.0, logits.abs().max().item())
+    facts = {"seed": str(SEED), "tolerance": repr(tolerance), "torch": torch.__version__}
+    save_file({"input": images, "logits": logits.contiguous()}, folder / VECTORS, metadata=facts)
+    return tolerance
+
+
+def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Measured:
+    import torch
+
+    from timm_landmark.accounting import count_macs
+    from timm_landmark.layers import ChannelAttention2d, force_path
+
+    with force_path("plain"):
+        count = count_macs(model, torch.zeros(1, *run.input_size))
+    return Measured(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count.macs,
+        activations=count.activations,
+        num_features=model.num_features,
+        feature_shapes=_feature_shapes(run),
+        attention=any(isinstance(module, ChannelAttention2d) for module in model.modules()),
+        ema=bool(run.args.get("model_ema")),
+        dtype=dtype,
+        tolerance=float(f"{tolerance:.1e}"),
+    )
+
+
+def _feature_shapes(run: Run) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the maps of ``features_only=True`` for one image; empty for a model that has none."""
+    import timm
+    import torch
+
+    arguments: dict[str, Any] = dict(run.args.get("model_kwargs") or {})
+    try:
+        model = timm.create_model(run.model, features_only=True, in_chans=run.input_size[0], **arguments).eval()
+    except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError):
+        return ()
+    with torch.inference_mode():
+        return tuple(tuple(each.shape) for each in model(torch.zeros(1, *run.input_size)))
+
+
+def _licence_note(run: Run, classes: Sequence[ClassRow], licence: str) -> str:
+    data = data_facts(run, classes)
+    return (
+        f"The weights in this folder: {licence}.\n"
+        "The code of the architecture: timm-landmark and timm, both Apache-2.0 (https://www.apache.org/licenses/"
+        "LICENSE-2.0).\n"
+        f"The photos they were trained on are not part of this folder and have licences of their own. "
+        f"{data['licence']}\n"
+    )

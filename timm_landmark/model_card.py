@@ -1,0 +1,229 @@
+"""The model card of an exported run: figures from the run's files, metadata by huggingface_hub, words by a template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timm_landmark.data.card import rights
+from timm_landmark.data.layout import SPLITS, ClassRow
+from timm_landmark.files import sha256_file
+from timm_landmark.runs import Run, best_epoch, read_summary
+from timm_landmark.text import markdown, printable
+
+PAPER = (
+    "Huang, Li, Cai: 预激活与自注意力机制在图像分类中的应用 (Pre-activation and self-attention in image "
+    "classification), course report, Tsinghua University"
+)
+TIMM = "Wightman: PyTorch Image Models, https://github.com/huggingface/pytorch-image-models, doi 10.5281/zenodo.4414861"
+_HOSTS = {
+    "resneat": "Xie et al.: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431",
+    "inception_resnet_pa": "Szegedy et al.: Inception-v4, Inception-ResNet, https://arxiv.org/abs/1602.07261",
+}
+SHOWN_CLASSES = 20  # in the card; run.json has them all
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What export counts on the live model."""
+
+    parameters: int
+    macs: int
+    activations: int
+    num_features: int
+    feature_shapes: tuple[tuple[int, ...], ...]
+    attention: bool
+    ema: bool
+    dtype: str
+    tolerance: float
+
+
+def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Measured, licence: str) -> str:
+    """The README.md of an exported run.
+
+    Args:
+        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        name: ``architecture.tag``.
+        classes: The run's classes in the order of the outputs.
+        measured: What was counted on the model.
+        licence: The weights' licence, as the Hub's tag.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("timm_landmark", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.globals.update(millions=lambda n: f"{n / 1e6:.2f}", billions=lambda n: f"{n / 1e9:.3f}")
+    data = data_facts(run, classes)
+    results = [_result(run, evaluation) for evaluation in evaluations(run)]
+    smallest = min((result["images"] for result in results), default=0)
+    text = environment.get_template("model_card.md.jinja").render(
+        name=name,
+        repo=placeholder(name),
+        summary=f"A `{run.model}` trained on {data['title']} with {len(classes)} classes by `timm-landmark`.",
+        architecture=run.model,
+        registered_here=_family(run.model) is not None,
+        papers=[PAPER, _HOSTS[_family(run.model)]] if _family(run.model) else [TIMM],
+        input_size=run.input_size,
+        resize=int(run.input_size[1] / run.crop_pct),
+        interpolation=run.interpolation,
+        num_classes=run.num_classes,
+        results=results,
+        validation=_validation(run),
+        training=training_words(run),
+        data=data,
+        small=smallest if 0 < smallest < 1000 else None,
+        citations=[PAPER, TIMM, *data["citations"]],
+        **vars(measured),
+    )
+    return f"---\n{_metadata(run, name, licence, data)}\n---\n{text}"
+
+
+def placeholder(name: str) -> str:
+    """The repository that the card's snippets name until ``push`` knows the real one."""
+    return f"ORG/{name}"
+
+
+def with_repository(card: str, name: str, repo: str) -> str:
+    """The card with ``repo`` in its snippets."""
+    return card.replace(f"hf-hub:{placeholder(name)}", f"hf-hub:{repo}")
+
+
+def metrics(card: str) -> dict[tuple[str, str], float]:
+    """The metadata's results: (split, metric name) -> value.
+
+    Raises:
+        ValueError: If the front matter is missing or huggingface_hub cannot read it.
+    """
+    from huggingface_hub import ModelCard
+
+    parsed = ModelCard(card, ignore_metadata_errors=False)
+    return {
+        (str(each.dataset_split), str(each.metric_name)): each.metric_value for each in parsed.data.eval_results or ()
+    }
+
+
+def run_metrics(info: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """The results that a run's ``run.json`` holds, under the names that the card's metadata gives them."""
+    return {
+        (evaluation["split"], label): evaluation[key]["value"]
+        for evaluation in (info.get("evaluation") or {}).values()
+        for key, label in _labels(evaluation)
+    }
+
+
+def _labels(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    top5 = [("top5", f"top-{evaluation['top_k']}")]  # of as many classes it would say nothing
+    return [("top1", "top-1"), *top5 * (evaluation["top_k"] < len(evaluation["per_class"])), ("gap", "GAP")]
+
+
+def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
+    """The front matter; an evaluation becomes the Hub's model-index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data["slug"],
+            dataset_name=data["title"],
+            dataset_split=evaluation["split"],
+            dataset_revision=evaluation["data_digest"],
+            metric_type={"top1": "accuracy", "top5": "accuracy", "gap": "gap"}[key],
+            metric_name=label,
+            metric_value=evaluation[key]["value"],
+        )
+        for evaluation in evaluations(run)
+        for key, label in _labels(evaluation)
+    ]
+    return ModelCardData(
+        tags=["image-classification", "timm", "timm-landmark", "landmark-recognition"],
+        pipeline_tag="image-classification",
+        library_name="timm",
+        license=licence,
+        datasets=[data["slug"]] if data["known"] else None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def evaluations(run: Run) -> list[dict[str, Any]]:
+    """The run's evaluations of its best epoch, which is the one exported; the test split first."""
+    epoch = best_epoch(read_summary(run.path), run.args.get("eval_metric", "top1"))
+    found = [each for each in (run.info.get("evaluation") or {}).values() if each["epoch"] == epoch]
+    found = [
+        {**each, "per_class": [{**row, "name": printable(row["name"])} for row in each["per_class"]]} for each in found
+    ]
+    return sorted(found, key=lambda each: (each["split"] != "test", each["split"]))
+
+
+def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
+    rows = []
+    for key, label in _labels(evaluation):
+        low, high = evaluation[key]["interval"]
+        scale, form = (100, "{:.2f} %") if key != "gap" else (1, "{:.4f}")
+        value, low, high = (form.format(each * scale) for each in (evaluation[key]["value"], low, high))
+        rows.append({"label": label, "value": value, "low": low, "high": high})
+    ranked = sorted(evaluation["per_class"], key=lambda row: (-row["images"], row["class"]))
+    shown = ranked[:SHOWN_CLASSES]
+    return {
+        "split": evaluation["split"],
+        "images": evaluation["images"],
+        "epoch": evaluation["epoch"],
+        "digest": evaluation["data_digest"],
+        "rows": rows,
+        "per_class": [dict(row, name=markdown(row["name"])) for row in shown],
+        "per_class_title": "By class:"
+        if len(shown) == len(ranked)
+        else f"By class, the {len(shown)} largest of {len(ranked)} (`run.json` has all):",
+    }
+
+
+def _validation(run: Run) -> str | None:
+    rows = read_summary(run.path)
+    epoch = best_epoch(rows)
+    value = next((row.get("eval_top1") for row in rows if row["epoch"] == epoch), None)
+    return None if value is None else f"{value:.2f}"
+
+
+def training_words(run: Run) -> str:
+    """How the run was trained, in a sentence or two."""
+    info, args = run.info, run.args
+    rule = "halved when validation top-1 fell below the epoch before" if info.get("rate_rule") == "paper" else "timm's"
+    trainer = info.get("trainer") or {}
+    seconds = info.get("wall_seconds")
+    machine = (info.get("machine") or {}).get("cpu")
+    return (
+        f"Recipe `{printable(str(info.get('recipe')), 60)}`, seed {info.get('seed')}, {info.get('epochs_finished')} "
+        f"epochs at {info.get('img_size')} pixels, global batch {info.get('global_batch')}, {args.get('opt')} at a "
+        f"learning rate of {args.get('lr')} ({rule}), by {printable(str(trainer.get('kind')), 40)} with timm "
+        f"{printable(str(trainer.get('timm')), 20)}"
+        + (f"; {seconds:.0f} s on {printable(str(machine), 60)}" if seconds and machine else "")
+        + ". `run.json` and `summary.csv` tell the rest."
+    )
+
+
+def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
+    """What may be said of the training data: from its own dataset.json where that data set is at hand."""
+    from timm_landmark.data.layout import read_info
+
+    release, digest = "", run.info.get("data_digest")
+    if run.data is not None and sha256_file(run.data / "manifest.csv") == digest:
+        release = printable(str(read_info(run.data).get("release") or ""), 80)
+    known = rights(release)
+    drawn = "The pictures were drawn by code; nobody else has rights in them." if "synth" in release.lower() else None
+    title = release or "a prepared data set"
+    counts = ", ".join(f"{sum(getattr(row, split) for row in classes)} images in {split}" for split in SPLITS)
+    return {
+        "title": markdown(title) if release else title,
+        "slug": "".join(char if char.isalnum() else "-" for char in title.lower()).strip("-"),
+        "known": bool(release),
+        "text": f"{markdown(release) if release else 'A data set that was not at hand when this card was written'}, "
+        f"prepared by `timm-landmark` (digest of its manifest: `{digest}`).",
+        "classes": len(classes),
+        "counts": counts,
+        "licence": drawn or known["licence_text"],
+        "citations": list(known["citations"]),
+    }
+
+
+def _family(model: str) -> str | None:
+    return next((family for family in _HOSTS if model.startswith(family)), None)

@@ -1,0 +1,150 @@
+"""``timm-landmark push``: an exported model to the Hugging Face Hub, by huggingface_hub."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from timm_landmark.check import CARD, HUB_FILES, check_model
+from timm_landmark.data.check import SUMS, read_sums
+from timm_landmark.errors import UserError
+from timm_landmark.hub import ModelConfig, read_config
+from timm_landmark.hub_errors import WEIGHTS, explain
+from timm_landmark.model_card import with_repository
+from timm_landmark.text import printable
+from timm_landmark.train_checks import Parser
+
+NO_TOKEN = (
+    "there is no token for the Hub: make one that may write at https://huggingface.co/settings/tokens, then run "
+    "`hf auth login` or set HF_TOKEN"
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns 0, or 1 if ``check`` finds something.
+
+    Raises:
+        UserError: For a bad repository name, a missing token, or what the Hub refuses.
+    """
+    options = _parser().parse_args(argv)
+    if options.folder.is_dir() and not (options.folder / "config.json").is_file():
+        raise UserError(f"{options.folder} is no exported model; make one with `timm-landmark export`")
+    check_name(options.repository)
+    if problems := check_model(str(options.folder)):
+        for problem in problems:
+            print(printable(problem))
+        print(f"{options.folder}: not pushed; export it again")
+        return 1
+    contents = staged(options.folder, options.repository)
+    _print_plan(contents, options)
+    if options.dry_run:
+        from huggingface_hub import get_token
+
+        print("dry run: nothing was sent" + ("" if get_token() else f"; {NO_TOKEN}"))
+        print_usage(read_config(options.folder), options.folder, options.repository, "COMMIT")
+        return 0
+    commit = upload(contents, options.repository, options.private, options.revision)
+    print_usage(read_config(options.folder), options.folder, options.repository, commit)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="timm-landmark push",
+        description="Checks an exported model, says what goes where, and uploads it to the Hub in one commit.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder given to export --output")
+    parser.add_argument("repository", metavar="ORG/NAME", help="repository; made if it is not there")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="branch to put it on; made if it is not there (default: main)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go where; send nothing")
+    return parser
+
+
+def check_name(repository: str) -> None:
+    """Holds ORG/NAME against the Hub's rules.
+
+    Raises:
+        UserError: If the Hub would not take it.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        if repository.count("/") != 1:
+            raise HFValidationError
+    except HFValidationError:
+        raise UserError(
+            f"ORG/NAME {printable(repository, 100)!r}: write your user or organization, a slash and a name of letters, "
+            "digits, '.', '_' and '-'"
+        ) from None
+
+
+def staged(folder: Path, repository: str) -> dict[str, Path | bytes]:
+    """What goes up: the folder's files, the card naming the real repository, and the sums with the card's new one."""
+    sums = read_sums(folder)
+    name = f"{(config := read_config(folder)).architecture}.{config.pretrained.get('tag', '')}"
+    card = with_repository((folder / CARD).read_text(encoding="utf-8"), name, repository).encode()
+    sums[CARD] = hashlib.sha256(card).hexdigest()
+    lines = "".join(f"{sums[file]}  {file}\n" for file in sorted(sums))
+    return {**{file: folder / file for file in sums}, CARD: card, SUMS: lines.encode()}
+
+
+def _print_plan(contents: dict[str, Path | bytes], options: argparse.Namespace) -> None:
+    from huggingface_hub import constants
+
+    place = f"{constants.ENDPOINT}/{options.repository}"
+    kind = "a new repository would be private" if options.private else "a new repository would be public"
+    print(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {kind}")
+    for name in sorted(contents):
+        content = contents[name]
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"  {size:>12,} bytes  {name}")
+
+
+def upload(contents: dict[str, Path | bytes], repository: str, private: bool, revision: str | None) -> str:
+    """Makes the repository and branch where needed and commits all files at once; returns the commit.
+
+    Raises:
+        UserError: Without a token, or for what the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    if get_token() is None:
+        raise UserError(NO_TOKEN)
+    api = HfApi(library_name="timm-landmark")
+    try:
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        if revision not in (None, "main"):
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        others = set(api.list_repo_files(repository, revision=revision)) - set(contents) - HUB_FILES
+        commit = api.create_commit(
+            repository,
+            [CommitOperationAdd(name, content) for name, content in sorted(contents.items())],
+            commit_message="Weights, configuration and card by timm-landmark",
+            revision=revision,
+        )
+    except Exception as error:
+        if (reason := explain(error, repository, WEIGHTS)) is None:
+            raise
+        raise UserError(reason) from None
+    for name in sorted(others):
+        print(f"left alone, not part of the export: {printable(name)}")
+    return commit.oid
+
+
+def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str) -> None:
+    """Prints the line for ``default_cfgs`` and the one for ``create_model``, both pinned to the commit."""
+    cfg = config.pretrained
+    values = {
+        "hf_hub_id": f"{repository}@{commit}",
+        "hf_hub_filename": WEIGHTS,
+        "num_classes": config.num_classes,
+        **{key: tuple(cfg[key]) for key in ("input_size", "mean", "std")},
+        **{key: cfg[key] for key in ("crop_pct", "interpolation", "first_conv", "classifier", "license")},
+    }
+    arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
+    print("for default_cfgs:")
+    print(f'    "{config.architecture}.{cfg.get("tag", "")}": _cfg({arguments}),')
+    print("for users:")
+    print(f'    timm.create_model("hf-hub:{repository}@{commit}", pretrained=True)')
