@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from timm_landmark import init_from
 from timm_landmark import train_checks as checks
 from timm_landmark.data.layout import ClassRow, write_rows
 from timm_landmark.errors import UserError
@@ -56,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, help="prepared data set (timm-landmark prepare or synthesize)")
     parser.add_argument("--output", type=Path, metavar="RUN", help="folder of this run; must be new unless --resume")
+    parser.add_argument(
+        "--init-from",
+        metavar="SOURCE",
+        help="start from the tensors of equal name and shape of a timm model, hf-hub:ORG/NAME or a file",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output after an interruption")
     parser.add_argument("--seed", help="random seed (default: 42)")
     parser.add_argument("--epochs", help="number of epochs (default: the paper's 25)")
@@ -123,6 +129,8 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         finished = len(read_summary(own.output))  # rank 0 has the say; the script meets before it reads
     if finished:
         options += ["--resume", str(own.output / "last.pth.tar")]
+    elif own.init_from or (own.output / init_from.FILE).exists():
+        options += ["--initial-checkpoint", str(own.output / init_from.FILE)]
     return _run(trainer, ["-c", str(recipe), *options], own.output, args, rank, paper)
 
 
@@ -181,6 +189,8 @@ def _prepare_folder(
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {run} cannot be made ({error.strerror}); give another folder") from None
+    if own.init_from:
+        info["init_from"] = init_from.write_start(args, own.init_from, run / init_from.FILE)
     write_rows(run, ClassRow, classes)  # the run tells its classes without the data set
     update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False, sessions=[])
     return 0

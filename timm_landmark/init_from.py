@@ -1,0 +1,136 @@
+"""``train --init-from``: a model that starts from every tensor of another one that it shares by name and shape."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm_landmark.errors import UserError
+from timm_landmark.files import atomic_path
+from timm_landmark.hub import PREFIX, load_model
+from timm_landmark.hub_errors import WEIGHTS, explain
+from timm_landmark.runs import load_model_weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FILE = "init.safetensors"  # in the run folder: the whole starting state, which the train script loads
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a model took over: counts of parameters (not of running statistics), and what stayed fresh."""
+
+    source: str
+    parameters: int
+    of: int
+    tensors: int
+    fresh: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Two lines for the screen; fresh tensors by the last parts of their names."""
+        kinds = Counter(".".join(name.split(".")[-2:]) for name in self.fresh)
+        fresh = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.most_common())
+        return (
+            f"from {self.source}: {self.parameters:,} of {self.of:,} parameters ({self.tensors} tensors of equal name "
+            f"and shape)\nfresh: {fresh or 'nothing'}"
+        )
+
+
+def source_weights(source: str) -> "dict[str, torch.Tensor]":
+    """The tensors of a timm model's pretrained weights, of ``hf-hub:ORG/NAME[@REVISION]``, or of a checkpoint file.
+
+    From a Hub only safetensors are read; a local checkpoint is loaded with weights only.
+
+    Raises:
+        UserError: If there is no such model, repository or file, or it cannot be had.
+    """
+    import timm
+
+    if source.startswith(PREFIX):
+        return load_model(source)[0].state_dict()
+    if timm.is_model(source.partition(".")[0]):
+        return _timm_weights(source)
+    if not Path(source).is_file():
+        raise UserError(f"--init-from {source}: no timm model, no hf-hub:ORG/NAME and no file of that name")
+    return load_model_weights(Path(source))
+
+
+def _timm_weights(name: str) -> "dict[str, torch.Tensor]":
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        raise UserError(f"--init-from {name}: timm has no weights for it on the Hub; name another, or a file")
+    try:
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"hf_hub_filename": WEIGHTS}
+        ).state_dict()
+    except UserError:
+        raise
+    except Exception as error:
+        if (reason := explain(error, cfg.hf_hub_id, WEIGHTS)) is None:
+            raise
+        raise UserError(f"--init-from {name}: {reason}") from None
+
+
+def copy_equal(model: "nn.Module", weights: "dict[str, torch.Tensor]", source: str) -> Copied:
+    """Copies every tensor of equal name and shape into ``model``.
+
+    Raises:
+        UserError: If there is none.
+    """
+    own = model.state_dict()
+    shared = {
+        name: weights[name] for name, value in own.items() if name in weights and weights[name].shape == value.shape
+    }
+    parameters = dict(model.named_parameters())
+    copied = [name for name in parameters if name in shared]
+    if not copied:
+        raise UserError(f"--init-from {source}: it shares no tensor of equal name and shape with the model to train")
+    model.load_state_dict(shared, strict=False)
+    return Copied(
+        source=source,
+        parameters=sum(parameters[name].numel() for name in copied),
+        of=sum(value.numel() for value in parameters.values()),
+        tensors=len(shared),
+        fresh=tuple(name for name in own if name not in shared),
+    )
+
+
+def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, Any]:
+    """Writes the starting state of a run and says what was copied and what is fresh.
+
+    Args:
+        args: The train script's options: model, class count, seed (of the fresh tensors).
+        source: As for :func:`source_weights`.
+        path: The safetensors file to write.
+
+    Returns:
+        What run.json keeps of it.
+
+    Raises:
+        UserError: If the source cannot be had or shares nothing.
+    """
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    weights = source_weights(source)
+    torch.manual_seed(args.seed)
+    model = timm.create_model(
+        args.model,
+        num_classes=args.num_classes,
+        in_chans=getattr(args, "in_chans", None),
+        global_pool=getattr(args, "gp", None),
+        **(getattr(args, "model_kwargs", None) or {}),
+    )
+    copied = copy_equal(model, weights, source)
+    with atomic_path(path) as temporary:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        temporary.chmod(0o644)
+    print(copied.describe(), flush=True)
+    name = Path(source).name if Path(source).is_file() else source  # no path of this machine in run.json
+    return {"source": name, "parameters_copied": copied.parameters, "parameters": copied.of, "tensors": copied.tensors}
