@@ -1,8 +1,8 @@
 """Reading what says which photo shows which landmark: the csv of any Google Landmarks release, or a person's own.
 
 Layouts known, told by their columns: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and
-2021), ``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text: some are all digits. The literal ``None``
-that one copy of GLDv1 has in its fields counts as no label.
+2021), ``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text: some are all digits. The literal
+``None`` that one copy of GLDv1 has in its fields counts as no label.
 """
 
 import csv

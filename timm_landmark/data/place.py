@@ -18,7 +18,6 @@ from timm_landmark.data.prepare import command_line, download_folder, options_of
 from timm_landmark.data.selection import Selection
 from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
 from timm_landmark.data.sheets import class_sheet, reject_sheet
-from timm_landmark.data.sources import Location, Reader
 from timm_landmark.data.split import image_groups, split_class
 from timm_landmark.data.workfolder import WorkFolder
 from timm_landmark.errors import UserError
@@ -65,7 +64,7 @@ def place(
     write_rows(work.data, ManifestRow, manifest)
     write_rows(work.data, RejectRow, rejects)
     write_atomic(work.data / "class_map.txt", "".join(f"{row.folder}\n" for row in classes))
-    _write_sheets(work, classes, manifest, groups, rejects, records, stored)
+    _write_sheets(work, classes, manifest, groups, rejects, stored)
     torn, torn_images = crossing_groups(groups, random_split)
     counts = {split: sum(row.split == split for row in manifest) for split in SPLITS}
     from timm_landmark import __version__
@@ -191,19 +190,11 @@ def _write_sheets(
     manifest: list[ManifestRow],
     groups: dict[str, str],
     rejects: list[RejectRow],
-    records: Records,
     stored: dict[str, Path],
 ) -> None:
-    reader = Reader()
-
     def picture(name: str) -> bytes | None:
-        try:
-            if name in stored:
-                return stored[name].read_bytes()
-            location = records.get(name, {}).get("location")
-            return reader.read(Location(*location)) if location else None
-        except OSError:
-            return None
+        """Stored pictures only: the bytes of a reject, which may crash a decoder, are not decoded in this process."""
+        return stored[name].read_bytes() if name in stored else None
 
     class_sheet(work.data / "classes.png", classes, manifest, lambda row: stored[row.image_id].read_bytes())
     reject_sheet(work.data / "rejects.png", groups, rejects, picture)

@@ -5,8 +5,8 @@ Each step is a module beside this one. Interrupted at any moment, the same comma
 
 Rules for what is left out. The draw (--ratio, --cap) is made before photos are read, and rejected photos are not
 replaced. A class that ends with fewer than --min-per-class usable photos, or with fewer groups than there are splits,
-is left out whole; its photos are listed in rejects.csv with that reason. The same bytes under two labels, and an id under
-two labels, are rejected under both.
+is left out whole; its photos are listed in rejects.csv with that reason. The same bytes under two labels, and an id
+under two labels, are rejected under both.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
         work.discard()
         raise UserError(
             f"--images {' '.join(map(str, args.images))}: none of the {len(remaining)} selected photos is there; "
-            "looked for <id>.jpg, flat or as a/b/c/<id>.jpg, in folders, .tar and .zip; or the metadata is of another release"
+            "looked for <id>.jpg and a/b/c/<id>.jpg in folders, .tar and .zip; or the metadata is of another release"
         )
     return records
 

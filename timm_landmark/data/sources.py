@@ -1,7 +1,7 @@
 """Where photos are: a folder, tars, zips, or a mixture; nothing is extracted, only selected photos are read.
 
-A photo is known by its id: ``<id>.jpg``, flat or under ``a/b/c/`` (the first three characters), in whatever folder of an
-archive. An archive's index is kept in the user's cache and made anew when the archive's size or time has changed.
+A photo is known by its id: ``<id>.jpg``, flat or under ``a/b/c/`` (the first three characters), in whatever folder of
+an archive. An archive's index is kept in the user's cache and made anew when the archive's size or time has changed.
 """
 
 import hashlib

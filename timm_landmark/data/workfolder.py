@@ -123,6 +123,6 @@ def refuse_difference(data: Path, there: dict[str, Any], here: dict[str, Any], w
         options = ["the metadata selects other images now"]
     if options:
         raise UserError(
-            f"--output {data}: a data set {what} with another selection: {'; '.join(options)}. Repeat the command it was "
-            "made with, or name another folder"
+            f"--output {data}: a data set {what} with another selection: {'; '.join(options)}. Repeat the command it "
+            "was made with, or name another folder"
         )
