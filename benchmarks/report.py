@@ -19,10 +19,11 @@ from typing import Any
 
 from comparison import REPOSITORY, RESULTS, claims, load
 from results_schema import check_comparison
-from tables import claims_table, counts_table, table_3
+from tables import card_details, card_results, claims_table, counts_table, table_3
 from verdicts import judge
 
 README = REPOSITORY / "README.md"
+CARDS = REPOSITORY / "hub_cards"
 COUNTS = REPOSITORY / "timm_landmark" / "stated_counts.json"
 RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
 PHOTOS = RESULTS / "photos"
@@ -65,10 +66,22 @@ def _read(path: Path) -> str | None:
 def rendered() -> dict[Path, str]:
     """Every rendered text file of the repository and what it must hold."""
     runs = stated_runs()
+    cards = sorted(CARDS.glob("*.*.md"))  # <model>.<tag>.md
     return {
         README: replace_blocks(README.read_text(encoding="utf-8"), blocks(runs)),
         RUNS: json.dumps(runs, indent=2, ensure_ascii=False) + "\n",
+        **{
+            card: replace_blocks(card.read_text(encoding="utf-8"), card_blocks(card.name.split(".")[0]))
+            for card in cards
+        },
     }
+
+
+def card_blocks(model: str) -> dict[str, str]:
+    """The tables of a model's card in ``hub_cards/``: ``details`` (counts) and ``results`` (the committed runs)."""
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    comparison = load(PHOTOS) if PHOTOS.is_dir() else None
+    return {"details": card_details(model, counts), "results": card_results(model, comparison)}
 
 
 def stated_runs() -> dict[str, Any]:

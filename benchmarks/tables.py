@@ -124,6 +124,26 @@ def counts_table(counts: Mapping[str, Any]) -> str:
     )
 
 
+def card_details(model: str, counts: Mapping[str, Any]) -> str:
+    """Parameters, MACs and activations of one model as a card's lines."""
+    row = counts["models"][model]
+    return (
+        f"- Params (M): {row['params'] / 1e6:.1f}\n- GMACs: {_macs(row)}\n"
+        f"- Activations (M): {row['activations'] / 1e6:.1f}\n- Image size: {counts['img_size']} x {counts['img_size']}"
+    )
+
+
+def card_results(model: str, comparison: Comparison | None) -> str:
+    """What was measured of one model so far, for its card: accuracy with interval, and on what."""
+    if comparison is None or model not in comparison.runs:
+        return "Nothing has been measured yet."
+    row = next(row for row in comparison_rows(comparison) if row["model"] == model)
+    table = markdown(
+        ["photos", "top-1 [95 %]", "top-5 [95 %]"], [[str(row["n"]), _interval(row["top1"]), _interval(row["top5"])]], 0
+    )
+    return f"{_limits(comparison, quick=False)}\n\n{table}"
+
+
 def claims_table(verdicts: Mapping[int, Any]) -> str:
     """The twelve claims with verdict and evidence."""
     rows = [

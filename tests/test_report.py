@@ -203,3 +203,11 @@ def test_report_imports_no_torch(tmp_path):
     where = comparison.REPOSITORY / "benchmarks"
     subprocess.run([sys.executable, "-c", code], cwd=where, check=True)
     shutil.rmtree(tmp_path / "out")
+
+
+def test_cards_hold_counts_and_committed_results(tmp_path, monkeypatch):
+    assert report.card_blocks("resneat50")["details"].startswith("- Params (M): 16.2\n- GMACs: ")
+    monkeypatch.setattr(report, "PHOTOS", make_comparison(tmp_path / "photos", {"resneat50": 0.5}, n=100))
+    low, high = metrics.wilson(50, 100)
+    assert f"50.0 [{100 * low:.1f}, {100 * high:.1f}]" in report.card_blocks("resneat50")["results"]
+    assert report.card_blocks("resneat101")["results"] == "Nothing has been measured yet."
