@@ -43,7 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     if (args.comparison is None) != (args.output is None):
         parser.error("--comparison and --output go together")
     if args.comparison:
-        return write_report(args.comparison, args.output)
+        try:
+            return write_report(args.comparison, args.output)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(f"--comparison {args.comparison} is no whole comparison: {error}")
     stale = [path for path, text in rendered().items() if _read(path) != text]
     if args.check:
         for path in stale:

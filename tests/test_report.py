@@ -122,6 +122,13 @@ def test_report_of_a_comparison(tmp_path):
         assert "<svg" in (tmp_path / "out" / "figures" / f"{name}.svg").read_text()
 
 
+def test_a_folder_that_is_no_comparison_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--comparison", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert f"--comparison {tmp_path} is no whole comparison" in capsys.readouterr().err
+
+
 def test_quick_report_says_that_it_ranks_nothing(tmp_path):
     folder = make_comparison(tmp_path / "c", all_models(0.5))
     report.write_report(folder, tmp_path / "out", quick=True)
