@@ -11,7 +11,7 @@ from timm_landmark.files import atomic_path
 
 TILE, GAP, LINE, COLUMNS = 112, 4, 16, 8
 MOST_ROWS = 40
-# caption, picture (encoded; None for one that cannot be shown), of one tile
+# caption and encoded picture of one tile; None for one that cannot be shown
 Tile = tuple[str, bytes | None]
 
 
@@ -79,8 +79,8 @@ def reject_sheet(
         path: The PNG.
         groups: image_id -> group key.
         rejects: The lines of rejects.csv.
-        picture: Gives an image's bytes by id, as stored or as found at the source, or None where there are none; bytes
-            that cannot be decoded become an empty tile.
+        picture: Gives the stored picture of an image by id, or None where there is none: an empty tile. (Rejects that
+            were decoded, such as those of a class left out, have one.)
     """
     members: dict[str, list[str]] = {}
     for name, key in sorted(groups.items()):
@@ -112,14 +112,12 @@ def _spread(items: Sequence, most: int) -> list:
 
 
 def _tile(picture: bytes | None) -> Image.Image:
-    try:
-        with Image.open(BytesIO(picture or b"")) as image:
-            image.draft("RGB", (TILE, TILE))
-            return image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
-    except Exception:  # a broken picture may raise anything; the sheet shows that there is none
+    if picture is None:
         tile = Image.new("RGB", (TILE, TILE), "gainsboro")
         ImageDraw.Draw(tile).line([(0, 0), (TILE, TILE), (TILE, 0), (0, TILE)], "darkgrey")
         return tile
+    with Image.open(BytesIO(picture)) as image:
+        return image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> str:
