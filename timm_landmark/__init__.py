@@ -4,7 +4,15 @@
 ``timm.create_model`` knows them. Nothing else happens at import.
 """
 
-from timm_landmark.models import inception_resnet_pa as _inception_resnet_pa  # noqa: F401  (registers)
-from timm_landmark.models import resneat as _resneat  # noqa: F401  (registers)
+import sys
 
 __version__ = "0.1.0"
+
+
+def register_models() -> None:
+    """Makes the models known to timm; calling it again does nothing."""
+    from timm_landmark.models import inception_resnet_pa, resneat  # noqa: F401
+
+
+if "timm_landmark_cli" not in sys.modules:  # the command line registers them when a verb needs them
+    register_models()

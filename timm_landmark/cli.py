@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from timm_landmark import __version__, register_models
 from timm_landmark.errors import UserError
 
 VERBS = {
@@ -16,6 +17,7 @@ VERBS = {
     "check": ("timm_landmark.check", "find what is damaged in a prepared data set or an exported model"),
     "push": ("timm_landmark.push", "upload an exported folder to the Hugging Face Hub"),
 }
+FILE_VERBS = {"prepare", "synthesize"}  # these need no models, so no torch
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,13 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from timm_landmark import __version__
-
         print(f"timm-landmark {__version__}")
         return 0
     if argv[0] not in VERBS:
         print(f"timm-landmark: error: no verb {argv[0]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    if argv[0] not in FILE_VERBS:
+        register_models()
     try:
         return importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
     except UserError as error:

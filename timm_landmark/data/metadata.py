@@ -142,14 +142,13 @@ def _read_columns(path: Path, header: list[str], id_column: str, label_column: s
     from pyarrow import csv as arrow
 
     text = pa.string()
-    batches = []
     try:
         with pa.input_stream(path) as stream, arrow.open_csv(
             stream,
             read_options=arrow.ReadOptions(block_size=1 << 23, column_names=header, skip_rows=1),
             convert_options=arrow.ConvertOptions(
                 include_columns=[id_column, label_column],
-                column_types={id_column: text, label_column: text},
+                column_types={id_column: text, label_column: pa.dictionary(pa.int32(), text)},
                 strings_can_be_null=True,
                 null_values=["", "None"],
             ),
@@ -160,7 +159,7 @@ def _read_columns(path: Path, header: list[str], id_column: str, label_column: s
     if not batches:
         raise UserError(f"--metadata {path}: holds a header and no row")
     table = pa.Table.from_batches(batches)
-    return table[id_column], table[label_column]
+    return table[id_column], table[label_column].unify_dictionaries()
 
 
 def _spread_images(images: object, labels: object) -> tuple[object, object]:
@@ -185,12 +184,12 @@ def _settle(ids: object, labels: object, release: str, names: dict[str, str]) ->
     rows = len(table)
     table = table.filter(valid).combine_chunks()
     unlabelled = rows - len(table)
-    labels = table["label"].combine_chunks().dictionary_encode()
-    labels = labels.chunk(0) if isinstance(labels, pa.ChunkedArray) else labels
+    labels = _encoded(table["label"])
     codes = labels.indices.to_numpy(zero_copy_only=False).astype(np.int32)
     landmarks = labels.dictionary.to_pylist()
-    encoded = table["id"].combine_chunks().dictionary_encode()
-    encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+    ids = table["id"]
+    del table, valid  # at full size the next line needs the room
+    encoded = _encoded(ids)
     numbers, ids = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
     repeated, contradictory = 0, {}
     if len(ids) < len(numbers):
@@ -214,6 +213,15 @@ def _settle(ids: object, labels: object, release: str, names: dict[str, str]) ->
         unlabelled=unlabelled,
         repeated=repeated,
     )
+
+
+def _encoded(column: object) -> object:
+    """A text column as one dictionary array: indices into its distinct values."""
+    import pyarrow as pa
+
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = column.combine_chunks()
+    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
 
 
 def _v1_or_v2(example: list[list[str]], named: bool) -> str:

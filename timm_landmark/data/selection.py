@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.split import sample
+from timm_landmark.data.split import drawn_count, sample
 from timm_landmark.errors import UserError
 
 
@@ -79,7 +79,7 @@ def select(
             members.setdefault(f"name {name}" if name else f"id {landmark}", []).append(code)
     kinds = [sorted(codes, key=lambda code: id_order(metadata.landmarks[code])) for codes in members.values()]
     totals = {codes[0]: int(counts[codes].sum()) for codes in kinds}
-    kinds = [codes for codes in kinds if _drawn(totals[codes[0]], ratio, cap) >= min_per_class]
+    kinds = [codes for codes in kinds if drawn_count(totals[codes[0]], ratio, cap) >= min_per_class]
     kinds.sort(key=lambda codes: (-totals[codes[0]], id_order(metadata.landmarks[codes[0]])))
     kinds = kinds[:classes]
     if len(kinds) < 2:
@@ -93,11 +93,6 @@ def select(
 def id_order(landmark: str) -> tuple[int, int, str]:
     """Sorts whole numbers as numbers, before all other ids."""
     return (0, int(landmark), "") if landmark.isascii() and landmark.isdigit() else (1, 0, landmark)
-
-
-def _drawn(available: int, ratio: float | None, cap: int | None) -> int:
-    count = available if ratio is None else -int(-available * ratio // 1)
-    return count if cap is None else min(count, cap)
 
 
 def _draw_images(
@@ -125,5 +120,5 @@ def _draw_images(
         landmarks = tuple(metadata.landmarks[code] for code in codes)
         drawn = sample(names, seed, ratio, cap)
         title = metadata.names.get(landmarks[0], "")
-        selected.append(SelectedClass(landmarks, title, totals[codes[0]], tuple(sorted(drawn))))
+        selected.append(SelectedClass(landmarks, title, totals[codes[0]], tuple(drawn)))
     return Selection(tuple(selected), {name: landmark[name] for kind in selected for name in kind.ids})

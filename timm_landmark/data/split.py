@@ -21,11 +21,18 @@ def sample(ids: Collection[str], seed: int, ratio: float | None, cap: int | None
         cap: Most images to keep; None for no limit.
 
     Returns:
-        The ids kept, in drawing order. A larger ratio or cap keeps all that a smaller one keeps.
+        The ids kept, sorted. A larger ratio or cap keeps all that a smaller one keeps.
     """
-    ordered = sorted(ids, key=lambda name: draw(seed, "sample", name))
-    count = len(ordered) if ratio is None else -int(-len(ordered) * ratio // 1)
-    return ordered[: count if cap is None else min(count, cap)]
+    count = drawn_count(len(ids), ratio, cap)
+    if count == len(ids):  # nothing to draw: hashing every id of a large release would take long
+        return sorted(ids)
+    return sorted(sorted(ids, key=lambda name: draw(seed, "sample", name))[:count])
+
+
+def drawn_count(available: int, ratio: float | None, cap: int | None) -> int:
+    """How many of a class's images ``sample`` keeps."""
+    count = available if ratio is None else -int(-available * ratio // 1)
+    return count if cap is None else min(count, cap)
 
 
 def split_class(groups: Mapping[str, str], weights: tuple[int, int, int], seed: int) -> dict[str, str] | None:
