@@ -10,6 +10,7 @@ from timm_landmark.train import main
 
 SHORT = ["--seed", "3", "--img-size", "32", "--workers", "0", "-b", "12", "--lr", "0.02", "--device", "cpu"]
 MODEL = "test_resnet"
+FOUND = find_script()  # before a test hides it
 
 
 def train(data: Path, run: Path, *options: object, model: str = MODEL) -> int:
@@ -19,10 +20,9 @@ def train(data: Path, run: Path, *options: object, model: str = MODEL) -> int:
 
 def train_script() -> Path:
     """The path of timm's train.py; the test is skipped, with the reason, where there is none."""
-    path = find_script()
-    if path is None:
+    if FOUND is None:
         pytest.skip("timm's train.py is not at hand: set TIMM_TRAIN_SCRIPT, or `timm-landmark train --fetch-script`")
-    return path
+    return FOUND
 
 
 def validate_script() -> Path:

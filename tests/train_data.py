@@ -11,13 +11,18 @@ from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, 
 from timm_landmark.files import sha256_file
 
 
-def make_data(path: Path, classes: int = 3, images: tuple[int, int, int] = (12, 6, 6), size: int = 64) -> Path:
-    """Writes ``classes`` classes with ``images`` in train, validation and test, of ``size`` squared pixels."""
+def make_data(
+    path: Path, classes: int = 3, images: tuple[int, int, int] = (12, 6, 6), size: int = 64, contrast: float = 1.0
+) -> Path:
+    """Writes ``classes`` classes with ``images`` in train, validation and test, of ``size`` squared pixels.
+
+    With less ``contrast`` the classes' colours come closer together and are harder to tell apart.
+    """
     generator = np.random.default_rng(0)
     manifest = []
     for index in range(classes):
         folder = folder_name(index, classes)
-        colour = generator.integers(0, 256, 3)
+        colour = 128 + contrast * (generator.integers(0, 256, 3) - 128)
         for split, count in zip(SPLITS, images, strict=True):
             (path / split / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):

@@ -1,0 +1,268 @@
+"""Figures of merit against independent computations, and the verb that writes them."""
+
+import csv
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from train_cases import MODEL, train, validate_script
+from train_data import make_data
+
+from timm_landmark import cli
+from timm_landmark.data.layout import ClassRow, read_rows, write_rows
+from timm_landmark.errors import UserError
+from timm_landmark.evaluate import Prediction, main, render_predictions, summarise
+from timm_landmark.metrics import gap, gap_interval, wilson
+from timm_landmark.runs import best_epoch, load_run, load_run_model, read_info, read_summary
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 1), (1, 1), (0, 40), (7, 40), (40, 40), (325, 500), (9999, 10000)])
+def test_wilson_solves_the_equation_it_is_defined_by(correct, images):
+    """|share - p| = z * sqrt(p (1 - p) / n) at both ends, for the p that the interval bounds."""
+    low, high = wilson(correct, images)
+    share = correct / images
+    assert 0 <= low <= share <= high <= 1
+    for bound in (low, high):
+        if 0 < bound < 1:
+            assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / images), rel=1e-5)
+    if 0 < correct < images:
+        assert low < share < high
+
+
+def test_wilson_of_nothing_is_everything():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def slow_gap(confidences, correct, ids):
+    """The definition, read aloud."""
+    ranked = sorted(zip(confidences, ids, correct, strict=True), key=lambda row: (-row[0], row[1]))
+    total = 0.0
+    for i, (_, _, relevant) in enumerate(ranked, start=1):
+        precision = sum(hit for _, _, hit in ranked[:i]) / i
+        total += precision * relevant
+    return total / len(ranked)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gap_is_the_definition(seed):
+    generator = random.Random(seed)
+    n = 60
+    confidences = [round(generator.random(), 1) for _ in range(n)]  # many ties
+    correct = [generator.random() < 0.6 for _ in range(n)]
+    ids = [f"{generator.getrandbits(64):016x}" for _ in range(n)]
+    assert gap(confidences, correct, ids) == pytest.approx(slow_gap(confidences, correct, ids), abs=1e-12)
+
+
+def test_gap_by_hand():
+    assert gap([0.9, 0.8, 0.7], [True, False, True]) == pytest.approx((1 + 2 / 3) / 3)
+    assert gap([0.9, 0.8], [True, True]) == 1.0
+    assert gap([0.9, 0.8], [False, False]) == gap([], []) == 0.0
+
+
+def test_equal_confidences_are_ordered_by_id():
+    assert gap([0.5, 0.5], [True, False], ["b", "a"]) == 0.25
+    assert gap([0.5, 0.5], [True, False], ["a", "b"]) == 0.5
+
+
+def test_the_gaps_interval_covers_it_and_narrows():
+    generator = np.random.default_rng(1)
+    widths = []
+    for n in (50, 800):
+        correct = generator.random(n) < 0.7
+        confidences = np.where(correct, 0.5, 0.3) + generator.random(n) / 2
+        low, high = gap_interval(confidences, correct)
+        assert low < gap(confidences, correct) < high
+        assert gap_interval(confidences, correct) == (low, high)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2.5
+
+
+ROWS = [ClassRow(f"000{i}", str(i), f"Class {i}", 9, 9, 9) for i in range(7)]
+
+
+def prediction(image_id, folder, *top, confidence=0.5):
+    return Prediction(image_id, folder, top, confidence)
+
+
+def test_summary_of_known_predictions():
+    predictions = [
+        prediction("a", "0000", "0000", "0001", "0002", "0003", "0004", confidence=0.9),
+        prediction("b", "0000", "0001", "0002", "0000", "0003", "0004", confidence=0.8),
+        prediction("c", "0001", "0002", "0003", "0004", "0005", "0006", confidence=0.7),
+        prediction("d", "0001", "0001", "0002", "0003", "0004", "0005", confidence=0.6),
+    ]
+    result = summarise(predictions, ROWS)
+    assert result["images"] == 4
+    assert (result["top1"]["value"], result["top1"]["correct"]) == (0.5, 2)
+    assert (result["top5"]["value"], result["top5"]["correct"]) == (0.75, 3)
+    assert result["top1"]["interval"] == list(wilson(2, 4))
+    assert result["gap"]["value"] == pytest.approx((1 + 2 / 4) / 4)
+    per_class = {row["class"]: (row["correct"], row["images"], row["value"]) for row in result["per_class"]}
+    assert per_class["0000"] == per_class["0001"] == (1, 2, 0.5)
+    assert per_class["0006"] == (0, 0, None)
+    assert sum(row["images"] for row in result["per_class"]) == 4
+    json.dumps(result, allow_nan=False)
+
+
+def test_predictions_as_csv():
+    text = render_predictions([prediction("0123", "0000", "0001", "0000", confidence=0.25)])
+    assert text == "image_id,class,prediction,confidence,top5\n0123,0000,0001,0.250000,0001 0000\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "data", classes=7, images=(6, 5, 4), size=48, contrast=0.3)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert train(data, run, "--epochs", 4) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def evaluate(run, *options):
+    assert main([str(run), "--device", "cpu", *map(str, options)]) == 0
+    return read_info(run)["evaluation"]
+
+
+def test_it_gives_what_training_measured_on_validation(run):
+    result = evaluate(run, "--split", "validation", "-b", 4)["validation"]
+    rows = read_summary(run)
+    best = rows[best_epoch(rows)]
+    assert result["epoch"] == best["epoch"]
+    assert 100 * result["top1"]["value"] == pytest.approx(best["eval_top1"], abs=1e-4)
+    assert 100 * result["top5"]["value"] == pytest.approx(best["eval_top5"], abs=1e-4)
+    assert 0 < result["top1"]["value"] < 1, "a trivial model tests nothing"
+
+
+def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
+    before = read_info(run)
+    evaluate(run, "--split", "validation")
+    evaluation = evaluate(run, "-b", 5)
+    assert "28 images of test" in capsys.readouterr().out
+    after = read_info(run)
+    assert after.pop("evaluation") == evaluation
+    assert after == before
+    assert evaluation.keys() == {"validation", "test"}
+    with open(run / "predictions-test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = {path.stem: path for path in (data / "test").glob("*/*.jpg")}
+    assert [row["image_id"] for row in rows] == sorted(files)
+    assert evaluation["test"]["top1"]["correct"] == sum(row["class"] == row["prediction"] for row in rows)
+    model, folders = load_run_model(load_run(run)), [row.folder for row in read_rows(data, ClassRow)]
+    transform = timm.data.create_transform((3, 32, 32), interpolation="bilinear", crop_pct=0.875)
+    for row in rows[::5]:  # each by itself
+        path = files[row["image_id"]]
+        assert row["class"] == path.parent.name
+        with torch.no_grad():
+            shares = model(transform(Image.open(path))[None]).softmax(-1)[0]
+        top = [folders[index] for index in shares.topk(5).indices]
+        assert row["top5"].split() == top
+        assert float(row["confidence"]) == pytest.approx(shares.max().item(), abs=1e-4)
+
+
+def test_loading_processes_change_nothing(run):
+    first = evaluate(run)["test"]
+    text = (run / "predictions-test.csv").read_text()
+    assert evaluate(run, "-j", 2, "-b", 3)["test"]["top1"] == first["top1"]
+    assert [line.split(",")[:3] for line in (run / "predictions-test.csv").read_text().splitlines()] == [
+        line.split(",")[:3] for line in text.splitlines()
+    ]
+
+
+def test_fewer_than_five_classes(tmp_path, capsys):
+    data = make_data(tmp_path / "data", classes=3, images=(6, 2, 2), size=32)
+    assert train(data, tmp_path / "run", "--epochs", 1) == 0
+    result = evaluate(tmp_path / "run")["test"]
+    assert result["top_k"] == 3
+    assert result["top5"]["value"] == 1.0
+    assert "top-3  1.0000" in (output := capsys.readouterr().out)
+    assert "says nothing" in output
+
+
+@pytest.mark.script
+def test_it_equals_timms_validate_py(run, data, tmp_path):
+    script = tmp_path / "validate.py"  # not in timm's checkout, whose timm it would import
+    script.write_bytes(validate_script().read_bytes())
+    info = load_run(run)
+    command = [sys.executable, str(script), "--data-dir", str(data), "--split", "test", "--model", MODEL]
+    command += ["--checkpoint", str(info.checkpoint), "--num-classes", "7", "--img-size", "32", "--device", "cpu"]
+    command += ["--class-map", str(data / "class_map.txt"), "--crop-pct", "0.875", "--interpolation", "bilinear"]
+    command += ["--mean", *map(str, info.mean), "--std", *map(str, info.std), "--workers", "0", "-b", "8"]
+    done = subprocess.run([*command, "--results-file", str(tmp_path / "r.json")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout.split("--result")[1])
+    ours = evaluate(run)["test"]
+    assert 100 * ours["top1"]["value"] == pytest.approx(theirs["top1"], abs=1e-3)
+    assert 100 * ours["top5"]["value"] == pytest.approx(theirs["top5"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "val"], "--split val: a data set has the splits train, validation, test"),
+        (["--data", "absent"], "--data absent: no such folder"),
+        (["-b", "0"], "--batch-size 0: must be at least 1"),
+        (["--device", "gpu"], "--device gpu: not available"),
+        (["--splt", "test"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_ends_in_one_clear_line(trained, options, message, capfd):
+    assert cli.main(["evaluate", str(trained), *options]) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        main([str(tmp_path)])
+
+
+def test_a_data_set_that_moved(run, data):
+    text = (run / "args.yaml").read_text()
+    (run / "args.yaml").write_text(text.replace(f"data_dir: {data}", "data_dir: gone/data"))
+    with pytest.raises(UserError, match="gone/data, is not there; give it with --data"):
+        main([str(run)])
+    assert evaluate(run, "--data", data)["test"]["images"] == 28
+
+
+def test_another_data_sets_classes_are_refused(run, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "other")
+    rows = read_rows(other, ClassRow)
+    write_rows(other, ClassRow, [ClassRow(rows[0].folder, "other", "Other", 6, 5, 4), *rows[1:]])
+    with pytest.raises(UserError, match=r"does not fit the checkpoint .*class 0 was 0000 \(Class 0\)"):
+        main([str(run), "--data", str(other)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_not_replaced_by_another(run, data, tmp_path, workers):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    path = next(iter((broken / "test").glob("*/*.jpg")))
+    path.write_bytes(path.read_bytes()[:200])
+    before = read_info(run)
+    with pytest.raises(UserError, match=rf"{path.name} cannot be read") as caught:
+        main([str(run), "--data", str(broken), "-j", str(workers), "--device", "cpu"])
+    assert "\n" not in str(caught.value)
+    assert read_info(run) == before
+
+
+def test_a_missing_split(run, data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    shutil.rmtree(broken / "test")
+    with pytest.raises(UserError, match="no images in its split 'test'"):
+        main([str(run), "--data", str(broken)])

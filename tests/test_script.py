@@ -1,0 +1,204 @@
+"""Where timm's train script is looked for, how it is fetched, and that a bare one can use the models."""
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+
+import pytest
+import timm
+import yaml
+from train_cases import train, train_script
+from train_data import make_data
+
+from timm_landmark import cli, script
+from timm_landmark.errors import UserError
+from timm_landmark.runs import read_info
+from timm_landmark.train import recipe_path
+
+CONTENT = b"# create_scheduler_v2, config_parser: as good as timm's for a download\n"
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """A user without the script; returns the cache's place for it."""
+    monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(timm, "__file__", str(tmp_path / "site-packages" / "timm" / "__init__.py"))
+    return script.cache_path(timm.__version__)
+
+
+def put(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_the_order_of_the_search(nowhere, monkeypatch, tmp_path):
+    assert script.find_script() is None
+    assert script.find_script() != put(tmp_path / "site-packages" / "train.py")  # somebody else's
+    assert script.find_script() is None
+    put(nowhere)
+    assert script.find_script() == nowhere
+    put(tmp_path / "site-packages" / "pyproject.toml")  # an editable checkout of timm
+    assert script.find_script() == tmp_path / "site-packages" / "train.py"
+    named = put(tmp_path / "named.py")
+    monkeypatch.setenv("TIMM_TRAIN_SCRIPT", str(named))
+    assert script.find_script() == named
+    given = put(tmp_path / "given.py")
+    assert script.find_script(str(given)) == given
+
+
+def test_a_script_that_is_named_and_not_there(nowhere, monkeypatch):
+    with pytest.raises(UserError, match=r"--train-script absent\.py: no such file"):
+        script.find_script("absent.py")
+    monkeypatch.setenv("TIMM_TRAIN_SCRIPT", "gone.py")
+    with pytest.raises(UserError, match=r"TIMM_TRAIN_SCRIPT gone\.py: no such file"):
+        script.find_script()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A loopback host in place of GitHub's; gives the paths asked for."""
+    asked, there = [], f"/v{timm.__version__}/train.py"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            found = self.path == there
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(CONTENT if found else b"")
+
+        def log_message(self, *_):
+            pass
+
+    host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(script, "BASE_URL", f"http://127.0.0.1:{host.server_port}")
+    yield asked
+    host.shutdown()
+
+
+SUM = hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_fetch_puts_the_installed_timms_script_into_the_cache(nowhere, server, capsys):
+    assert cli.main(["train", "--fetch-script", "--sha256", SUM.upper()]) == 0
+    assert server == [f"/v{timm.__version__}/train.py"]
+    assert nowhere.read_bytes() == CONTENT
+    assert script.find_script() == nowhere
+    output = capsys.readouterr().out
+    assert f"/v{timm.__version__}/train.py" in output
+    assert SUM in output
+
+
+def test_fetch_refuses_another_sum_and_keeps_nothing(nowhere, server, monkeypatch):
+    with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {'0' * 64}; it was not kept"):
+        script.fetch_script("0" * 64)
+    monkeypatch.setitem(script.KNOWN_SHA256, timm.__version__, "1" * 64)
+    with pytest.raises(UserError, match=f"expected {'1' * 64}"):
+        script.fetch_script(None)
+    with pytest.raises(UserError, match=r"--sha256 .* is not the sum listed"):
+        script.fetch_script(SUM)
+    assert not nowhere.parent.exists()
+
+
+def test_fetch_needs_a_sum_where_none_is_listed(nowhere, server, monkeypatch):
+    monkeypatch.delitem(script.KNOWN_SHA256, timm.__version__, raising=False)
+    with pytest.raises(UserError, match=r"no sum is listed .* --sha256"):
+        script.fetch_script(None)
+    assert server == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "no address"])
+def test_fetch_without_a_network(nowhere, monkeypatch, address):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(script, "BASE_URL", address)
+    with pytest.raises(UserError, match=r"cannot be fetched .* --train-script"):
+        script.fetch_script(SUM)
+    assert not nowhere.parent.exists()
+
+
+def test_fetch_of_a_tag_that_is_not_there(nowhere, server, monkeypatch):
+    monkeypatch.setattr(timm, "__version__", "9.9.9")
+    with pytest.raises(UserError, match=r"v9\.9\.9/train\.py cannot be fetched .*404"):
+        script.fetch_script(SUM)
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit('was run')", "import timm", b"\xff\xfe\x00", ""])
+def test_what_is_not_timms_script_is_not_run(tmp_path, text):
+    path = tmp_path / "train.py"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"not timm's train script|cannot be read"):
+        script.load_script(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "import no_such_module  # create_scheduler_v2 config_parser",
+            "does not run with the installed timm .*no_such",
+        ),
+        ("create_scheduler_v2 = config_parser = parser = None", "does not take its scheduler from"),
+        ("from timm.scheduler import create_scheduler_v2\nconfig_parser = parser = 1", "does not take its scheduler"),
+    ],
+)
+def test_a_script_that_the_hook_cannot_reach(tmp_path, text, message):
+    (tmp_path / "train.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        script.load_script(tmp_path / "train.py")
+
+
+@pytest.mark.script
+def test_run_json_names_the_script_that_was_run(tmp_path):
+    data = make_data(tmp_path / "data", images=(4, 2, 2), size=32)
+    path = train_script()
+    assert train(data, tmp_path / "run", "--epochs", 1, "--train-script", path) == 0
+    trainer = read_info(tmp_path / "run")["trainer"]
+    assert trainer["script_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert trainer["timm"] == timm.__version__
+
+
+def bare(path, recipe, data, *options):
+    """``python train.py -c recipe`` as one would without this package's verb; no epoch, so that the model is all."""
+    command = [sys.executable, str(path), "-c", str(recipe), "--data-dir", str(data), "--num-classes", "3"]
+    command += ["--class-map", str(data / "class_map.txt"), "--device", "cpu", "--workers", "0", "--epochs", "0"]
+    command += ["--img-size", "96", "--batch-size", "4", "--output", str(data.parent / "bare"), "--experiment", "x"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, cwd=data.parent)
+
+
+@pytest.mark.script
+@pytest.mark.parametrize(
+    "model",
+    ["resneat50"]
+    + [
+        pytest.param(path.stem, marks=pytest.mark.full)
+        for path in sorted(recipe_path("resnet50").parent.glob("*.yaml"))
+        if path.stem != "resneat50"
+    ],
+)
+def test_a_bare_script_takes_the_recipe_and_device_modules_registers_the_models(tmp_path, model):
+    data = make_data(tmp_path / "data", images=(4, 2, 2), size=32)
+    path = tmp_path / "train.py"  # not in timm's checkout, whose timm it would import
+    path.write_bytes(train_script().read_bytes())
+    done = bare(path, recipe_path(model), data, "--device-modules", "timm_landmark")
+    assert done.returncode == 0, done.stderr[-2000:]
+    args = yaml.safe_load((tmp_path / "bare" / "x" / "args.yaml").read_text())
+    assert args["model"] == model
+    recipe = yaml.safe_load(recipe_path(model).read_text())
+    assert {key: args[key] for key in recipe} == {**recipe, "epochs": 0, "img_size": 96, "batch_size": 4}
+
+
+@pytest.mark.script
+@pytest.mark.full
+def test_a_bare_script_does_not_know_the_models_without(tmp_path):
+    data = make_data(tmp_path / "data", images=(4, 2, 2), size=32)
+    path = tmp_path / "train.py"
+    path.write_bytes(train_script().read_bytes())
+    done = bare(path, recipe_path("resneat50"), data)
+    assert done.returncode != 0
+    assert "Unknown model (resneat50)" in done.stderr

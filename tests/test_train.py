@@ -1,0 +1,377 @@
+"""``timm-landmark train``: the rule in a finished run, interruption at any moment, and a user's mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from kill_at import MOMENTS
+from train_cases import MODEL, SHORT, train, train_script
+from train_data import make_data
+
+from timm_landmark import cli, rate_rule, train_checks
+from timm_landmark.data.layout import ClassRow, read_rows, write_rows
+from timm_landmark.errors import UserError
+from timm_landmark.rate_rule import paper_rates
+from timm_landmark.runs import best_epoch, checkpoint_epoch, read_args, read_info, read_summary
+from timm_landmark.script import TrainScript
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Classes that cannot be told apart well, so that accuracy goes up and down."""
+    return make_data(tmp_path_factory.mktemp("train") / "data", classes=6, images=(6, 4, 2), size=40, contrast=0.1)
+
+
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("script", marks=pytest.mark.script)])
+def trainer(request):
+    """The options that choose the trainer."""
+    if request.param == "script":
+        yield ["--train-script", str(train_script())]
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
+        patch.setenv("XDG_CACHE_HOME", "/nonexistent")
+        yield []
+
+
+@pytest.fixture(scope="module")
+def whole(data, trainer, tmp_path_factory):
+    """An uninterrupted run."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(data, run, "--epochs", EPOCHS, *trainer) == 0
+    return run
+
+
+def check_finished(run, whole):
+    assert (run / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
+    assert read_info(run)["finished"] is True
+    best = best_epoch(read_summary(run))
+    assert checkpoint_epoch(run / "model_best.pth.tar") == checkpoint_epoch(run / f"checkpoint-{best}.pth.tar") == best
+    assert checkpoint_epoch(run / "last.pth.tar") == EPOCHS - 1
+    files = {file.name for file in run.iterdir()}
+    assert files == {file.name for file in whole.iterdir()}
+
+
+def test_the_rates_are_what_the_rule_gives_for_the_accuracies_beside_them(whole):
+    lines = (whole / "summary.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", *map(str, range(EPOCHS))]
+    rows = read_summary(whole)
+    assert [row["lr"] for row in rows] == paper_rates(0.02, [row["eval_top1"] for row in rows])[:-1]
+    assert rows[-1]["lr"] < 0.02, "no accuracy fell: the data of this test do not test the rule"
+
+
+def test_what_run_json_says(whole, data):
+    info = read_info(whole)
+    assert info["model"] == MODEL
+    assert (info["seed"], info["img_size"], info["epochs"], info["epochs_finished"]) == (3, 32, EPOCHS, EPOCHS)
+    assert (info["global_batch"], info["processes"], info["batch_per_process"]) == (12, 1, 12)
+    assert info["rate_rule"] == "paper"
+    assert info["parameters"] > 100_000
+    assert info["wall_seconds"] > 0
+    assert "/" not in json.dumps({**info, "machine": {}}), "a path of this machine"
+    assert read_rows(whole, ClassRow) == read_rows(data, ClassRow)
+    assert read_args(whole)["data_dir"] == str(data)
+
+
+@pytest.mark.parametrize("stop", [1, pytest.param(3, marks=pytest.mark.full), EPOCHS - 1])
+def test_resumed_after_an_epoch_it_ends_like_an_uninterrupted_run(data, trainer, whole, tmp_path, stop, capfd):
+    run = tmp_path / "run"
+    assert train(data, run, "--epochs", stop, *trainer) == 0
+    assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
+    check_finished(run, whole)
+    assert read_info(run)["sessions"][0]["from_epoch"] == stop
+    before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
+    assert "is finished: 6 epochs" in capfd.readouterr().out
+    assert {file.name: file.stat().st_mtime_ns for file in run.iterdir()} == before
+
+
+def run_killed(moment, epoch, data, run, *options):
+    command = [sys.executable, str(Path(__file__).with_name("kill_at.py")), moment, str(epoch), "train", MODEL]
+    command += ["--data", str(data), "--output", str(run), *SHORT, "--epochs", str(EPOCHS), *options]
+    return subprocess.run(command, capture_output=True, text=True).returncode
+
+
+@pytest.mark.parametrize(
+    ("moment", "epoch"),
+    [("unlinked", 2)]
+    + [
+        pytest.param(moment, epoch, marks=pytest.mark.full)
+        for moment in MOMENTS
+        for epoch in (0, 2, EPOCHS - 1)
+        if (moment, epoch) != ("unlinked", 2)
+    ],
+)
+def test_killed_at_any_moment_it_ends_like_an_uninterrupted_run(data, trainer, whole, tmp_path, moment, epoch):
+    run = tmp_path / "run"
+    assert run_killed(moment, epoch, data, run, *trainer) == -signal.SIGKILL
+    assert read_info(run)["finished"] is False
+    assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
+    check_finished(run, whole)
+
+
+@pytest.mark.full
+def test_killed_again_and_again(data, trainer, whole, tmp_path):
+    run = tmp_path / "run"
+    for number, (moment, epoch) in enumerate([("torn", 0), ("row", 1), ("unlinked", 2), ("renamed", 3), ("saved", 4)]):
+        resume = ["--resume"] if number else []
+        assert run_killed(moment, epoch, data, run, *resume, *trainer) == -signal.SIGKILL
+    assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
+    check_finished(run, whole)
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(data, trainer, whole, tmp_path, monkeypatch, capfd):
+    step_update = rate_rule.Steered.step_update
+
+    def interrupted(self, num_updates, metric=None):
+        step_update(self, num_updates, metric)
+        if self._epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rate_rule.Steered, "step_update", interrupted)
+    run = tmp_path / "run"
+    assert train(data, run, "--epochs", EPOCHS, *trainer) == 130
+    assert "interrupted after 2 of 6 epochs; go on with the same command and --resume" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
+    check_finished(run, whole)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_sigint_from_outside(data, trainer, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "timm_landmark.cli", "train", MODEL, "--data", str(data), "--output", str(run)]
+    command += [*SHORT, "--epochs", "1000", *trainer]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (run / "last.pth.tar").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error
+    assert "Traceback" not in error
+
+
+def test_the_model_gets_images_of_the_size_asked_for(data, trainer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_checks, "check_model", lambda args: 0)  # it looks at the size too
+
+    def note(module, inputs):
+        if type(module).__name__ == "ResNet":
+            seen.append(tuple(inputs[0].shape))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        assert train(data, tmp_path / "run", "--epochs", 1, "--img-size", 48, *trainer) == 0
+    finally:
+        hook.remove()
+    assert {shape[1:] for shape in seen} == {(3, 48, 48)}
+    assert len(seen) == 3 + 2  # 36 training and 24 validation images in batches of 12
+
+
+@pytest.mark.script
+@pytest.mark.parametrize(("processes", "share"), [(1, 64), (4, 16), (64, 1)])
+def test_each_process_takes_its_share_of_the_batch(tmp_path, monkeypatch, processes, share):
+    data = make_data(tmp_path / "data", images=(30, 2, 2), size=16)
+    given = []
+    monkeypatch.setattr(TrainScript, "run", lambda self, argv: given.extend(argv))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    argv = ["train", MODEL, "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert cli.main([*argv, "--train-script", str(train_script())]) == 130  # nothing was trained
+    assert given[-2:] == ["--batch-size", str(share)]
+    info = read_info(tmp_path / "run")
+    assert (info["global_batch"], info["processes"], info["batch_per_process"]) == (64, processes, share)
+
+
+@pytest.mark.script
+def test_only_the_first_process_makes_the_folder(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainScript, "run", lambda self, argv: None)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert train(data, tmp_path / "run", "--train-script", train_script()) == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("batch", "processes", "accumulation"), [(64, 3, 1), (64, 2, 3), (12, 5, 1), (1, 2, 1)])
+def test_a_batch_that_does_not_divide_is_refused(batch, processes, accumulation):
+    with pytest.raises(UserError, match=rf"-b {batch}: .*{processes} processes x {accumulation} accumulation"):
+        train_checks.batch_share(batch, processes, accumulation)
+
+
+def test_accumulated_steps_are_part_of_the_batch():
+    assert train_checks.batch_share(64, 2, 4) == 8
+
+
+@pytest.mark.script
+def test_timms_scheduler_steers_where_it_is_named(data, tmp_path):
+    script = ["--train-script", train_script()]
+    options = ["--epochs", 3, "--sched", "step", "--decay-epochs", 1, "--decay-rate", 0.1]
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert train(data, run, *options, *script) == 0
+    assert [row["lr"] for row in read_summary(run)] == pytest.approx([0.02, 0.002, 0.0002])
+    assert read_info(run)["rate_rule"] == "timm step"
+    shutil.copytree(run, again)
+    with pytest.raises(UserError, match="epochs"):  # timm's schedules depend on the length
+        train(data, again, *options, "--epochs", 4, "--resume", *script)
+
+
+@pytest.mark.script
+def test_a_recipe_of_ones_own(data, tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("opt: sgd\nsched: cosine\nwarmup_epochs: 0\ncrop_pct: 1.0\n")
+    run = tmp_path / "run"
+    assert train(data, run, "-c", recipe, "--epochs", 2, "--train-script", train_script()) == 0
+    assert read_args(run)["opt"] == "sgd"
+    assert read_info(run)["rate_rule"] == "timm cosine"
+    assert read_summary(run)[1]["lr"] == pytest.approx(0.01)
+
+
+def test_a_nan_loss_stops_and_keeps_what_was_trained(data, trainer, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert train(data, run, "--epochs", 1, *trainer) == 0
+    before = (run / "summary.csv").read_bytes(), (run / "last.pth.tar").read_bytes()
+    step_update = rate_rule.Steered.step_update
+
+    def overflowing(self, num_updates, metric=None):
+        step_update(self, num_updates, None if metric is None else metric * float("inf"))
+
+    monkeypatch.setattr(rate_rule.Steered, "step_update", overflowing)
+    with pytest.raises(UserError, match="training loss is inf in epoch 1"):
+        train(data, run, "--epochs", 2, "--resume", *trainer)
+    assert ((run / "summary.csv").read_bytes(), (run / "last.pth.tar").read_bytes()) == before
+    with pytest.raises(UserError, match="training loss is nan in epoch 0"):
+        monkeypatch.undo()
+        train(data, tmp_path / "nan", "--epochs", 1, "--lr", 1e30, *trainer)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "--epochs 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--img-size", "0"], "--img-size 0: must be at least 1"),
+        (["--lr", "nan"], "--lr nan: must be a positive number"),
+        (["--lr", "0"], "--lr 0.0: must be a positive number"),
+        (["-b", "37"], "-b 37: .* has only 36 training images"),
+        (["--workers", "-1"], "--workers -1: must be at least 0"),
+        (["--device", "cuda:99"], "--device cuda:99: not available .*--device cpu"),
+        (["--device", "gpu"], "--device gpu: not available"),
+        (["--num-classes", "5"], "--num-classes 5: .* has 6 classes"),
+        (["--sed", "1"], "unknown option --sed: .*is --seed meant"),
+        (["--epoch", "1"], "unknown option --epoch: .*is --epochs meant"),
+        (["stray"], "stray"),
+        (["--model", "resnet50"], "--model resnet50: not here; name the model as the first argument"),
+        (["--experiment", "x"], "--experiment x: not here; name the run's folder with --output"),
+        (["--class-map", "x"], "--class-map x: not here"),
+        (["--eval-metric", "loss"], "--eval-metric loss.*follows top1"),
+        (["--train-split", "trian"], "no images in its split 'trian'"),
+        (["--train-script", "absent.py"], r"--train-script absent\.py: no such file"),
+        (["-c", "absent.yaml"], r"-c absent\.yaml cannot be read"),
+        (["--data", "absent"], "--data absent: no such folder"),
+        (["--resume"], r"is not a run \(run\.json is missing\)"),
+        (["--output", __file__], "--output .* exists"),
+        (["--output", f"{__file__}/run"], "--output .* cannot be made"),
+        (["--model-kwargs", "no_such=1"], "cannot be built with these options: .*no_such"),
+    ],
+)
+def test_a_mistake_ends_in_one_clear_line(data, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train(data, tmp_path / "run", *options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_timm_does_not_know(data, tmp_path):
+    with pytest.raises(UserError, match="MODEL resneat: timm has no model of that name; close to it: resneat50"):
+        train(data, tmp_path / "run", model="resneat")
+
+
+@pytest.mark.parametrize("model", ["inception_resnet_v2", "inception_resnet_pa"])
+def test_an_image_too_small_for_inception(data, tmp_path, model):
+    with pytest.raises(UserError, match=rf"--img-size 64: {model} cannot take .*from 75 on"):
+        train(data, tmp_path / "run", "--img-size", 64, model=model)
+
+
+def test_the_command_line_prints_one_line_and_no_traceback(data, capfd):
+    assert cli.main(["train", MODEL, "--data", str(data)]) == 2
+    error = capfd.readouterr().err
+    assert error == "timm-landmark train: error: --output is missing; see `timm-landmark train --help`\n"
+    assert cli.main(["train", "--data", str(data)]) == 2
+    assert "the first argument must be MODEL" in capfd.readouterr().err
+
+
+def test_an_existing_output_is_never_written_into(data, whole, trainer):
+    before = {file.name: file.stat().st_mtime_ns for file in whole.iterdir()}
+    with pytest.raises(UserError, match="exists; give --resume to go on with it, or another folder"):
+        train(data, whole, "--epochs", 1, *trainer)
+    assert {file.name: file.stat().st_mtime_ns for file in whole.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "0.3"], r"--lr: the run was started with 0\.02, now it is 0\.3"),
+        (["--seed", "4"], "--seed: the run was started with seed 3, now it is 4"),
+        (["-b", "6"], "-b: the run was started with global_batch 12, now it is 6"),
+        (["--img-size", "48"], "--img-size: the run was started with 32, now it is 48"),
+    ],
+)
+def test_a_run_is_resumed_with_what_it_was_started_with(data, trainer, whole, options, message):
+    with pytest.raises(UserError, match=message):
+        train(data, whole, "--epochs", EPOCHS + 1, "--resume", *options, *trainer)
+    with pytest.raises(UserError, match="--model: the run was started with test_resnet"):
+        train(data, whole, "--epochs", EPOCHS + 1, "--resume", *trainer, model="test_vit")
+
+
+def test_a_class_map_that_does_not_fit_the_checkpoint(data, trainer, whole, tmp_path):
+    fewer = make_data(tmp_path / "fewer", classes=5, images=(12, 4, 2), size=40)
+    with pytest.raises(UserError, match=r"does not fit the checkpoint .* class 5 was 0005 \(Class 5\), now it is none"):
+        train(fewer, whole, "--epochs", EPOCHS + 1, "--resume", *trainer)
+    other = shutil.copytree(data, tmp_path / "other")
+    rows = read_rows(other, ClassRow)
+    write_rows(other, ClassRow, [*rows[:-1], ClassRow(rows[-1].folder, "77", "Another", 6, 4, 2)])
+    with pytest.raises(UserError, match=r"class 5 was 0005 \(Class 5\), now it is 0005 \(Another\)"):
+        train(other, whole, "--epochs", EPOCHS + 1, "--resume", *trainer)
+    moved = shutil.copytree(data, tmp_path / "moved")
+    (moved / "manifest.csv").write_text((data / "manifest.csv").read_text().replace("test", "train"))
+    with pytest.raises(UserError, match="--data: the run was started with data_digest"):
+        train(moved, whole, "--epochs", EPOCHS + 1, "--resume", *trainer)
+
+
+def test_a_run_without_its_checkpoint(data, trainer, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    for file in run.glob("*.tar"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"6 epochs in summary\.csv but no readable last\.pth\.tar"):
+        train(data, run, "--epochs", EPOCHS + 1, "--resume", *trainer)
+
+
+@pytest.mark.parametrize("damage", ["dataset.json", "classes.csv", "class_map.txt", "validation"])
+def test_a_damaged_data_set(data, tmp_path, damage):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    path = broken / damage
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=damage):
+        train(broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_map_that_is_not_the_classes(data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    (broken / "class_map.txt").write_text("0000\n0001\n")
+    with pytest.raises(UserError, match="name other classes"):
+        train(broken, tmp_path / "run")
