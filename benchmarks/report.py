@@ -19,6 +19,7 @@ from typing import Any
 
 from comparison import REPOSITORY, RESULTS, claims, load
 from results_schema import check_comparison
+from speed_tables import speed_block, speed_ratios, throughput
 from tables import card_details, card_results, claims_table, counts_table, table_3
 from verdicts import judge
 
@@ -90,22 +91,29 @@ def card_blocks(model: str) -> dict[str, str]:
 def stated_runs() -> dict[str, Any]:
     """What training and timing showed, for ``verify``: verdicts by claim, and ResNeAt's measured speed ratios."""
     verdicts = judge(load(PHOTOS)) if PHOTOS.is_dir() else {}
+    speed = _speed()
     return {
         "results": "benchmarks/results",
         "claims": {str(number): verdicts[number].as_dict() for number in sorted(verdicts)},
-        "speed": {},
+        "speed": speed_ratios(speed) if speed else {},
     }
+
+
+def _speed() -> dict[str, Any] | None:
+    path = RESULTS / "speed.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """The README's tables by the name in their marks."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    speed = _speed()
     shown = {int(number): claims.Verdict(**verdict) for number, verdict in runs["claims"].items()}
     return {
-        "photos": _photos(counts, {}),
+        "photos": _photos(counts, throughput(speed) if speed else {}),
         "counts": counts_table(counts),
         "claims": claims_table(claims.judge_all(counts, shown, runs["speed"])),
-        "speed": "No timings are committed yet.",
+        "speed": speed_block(speed, counts) if speed else "No timings are committed yet.",
     }
 
 

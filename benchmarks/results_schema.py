@@ -21,8 +21,24 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def _list(**properties: Any) -> dict[str, Any]:
+    """An array, not empty, of such objects."""
+    return {"type": "array", "minItems": 1, "items": _object(**properties)}
+
+
 SHARE = _object(value={"type": "number", "minimum": 0, "maximum": 1}, images=COUNT, correct=COUNT)
 MACHINE = _object(cpu=TEXT, cores=COUNT, machine=TEXT, system=TEXT, python=TEXT, packages={"type": "object"})
+
+WHERE = dict(model=TEXT, mode={"enum": ["inference", "training"]}, img_size=COUNT, batch=COUNT)
+GOAL = dict(what=TEXT, model=TEXT, against=TEXT, ratio=NUMBER, low=NUMBER, high=NUMBER, at_least=NUMBER, aim=NUMBER)
+SPEED = _object(
+    machine=MACHINE,
+    threads=COUNT,
+    goals=_list(**GOAL, lower_is_better={"type": "boolean"}),
+    throughput=_list(**WHERE, img_per_s=NUMBER, low=NUMBER, high=NUMBER),
+    memory=_list(model=TEXT, img_size=COUNT, batch=COUNT, peak_mib=NUMBER),
+    breakdown=_object(**WHERE, parts=_list(part=TEXT, ms=NUMBER)),
+)
 
 # By path under benchmarks/results, first match.
 SCHEMAS = {
@@ -43,6 +59,7 @@ SCHEMAS = {
         evaluation=_object(test=_object(top1=SHARE, top5=SHARE)),
     ),
     "*/dataset.json": {"type": "object", "minProperties": 1},
+    "speed.json": SPEED,
     "*.json": _object(machine=MACHINE),
 }
 

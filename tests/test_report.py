@@ -12,7 +12,7 @@ import report
 import results_schema
 from comparison import claims, metrics
 from intervals import mcnemar, paired_difference
-from results_helpers import make_comparison
+from results_helpers import MACHINE, make_comparison
 from verdicts import judge
 
 SEVEN = claims.SEVEN
@@ -218,3 +218,45 @@ def test_cards_hold_counts_and_committed_results(tmp_path, monkeypatch):
     low, high = metrics.wilson(50, 100)
     assert f"50.0 [{100 * low:.1f}, {100 * high:.1f}]" in report.card_blocks("resneat50")["results"]
     assert report.card_blocks("resneat101")["results"] == "Nothing has been measured yet."
+
+
+def speed_file():
+    rows = [("resneat50", 9.0), ("resnext50_32x4d", 10.0), ("densenet121", 11.0)]
+    where = {"mode": "inference", "img_size": 224, "batch": 8}
+    goal = {"what": "inference, 224, batch 8", "model": "resneat50", "against": "resnext50_32x4d", "low": 0.8}
+    goal |= {"ratio": 0.9, "high": 1.0, "at_least": 0.8, "aim": 1.0, "lower_is_better": False}
+    memory = {**goal, "what": "peak memory", "ratio": 1.2, "at_least": 1.0, "aim": 0.8, "lower_is_better": True}
+    return {
+        "machine": {**MACHINE, "packages": {"torch": "2.14"}},
+        "threads": 2,
+        "goals": [goal, memory],
+        "throughput": [{**where, "model": model, "img_per_s": n, "low": n - 1, "high": n + 1} for model, n in rows],
+        "memory": [{"model": "resneat50", "img_size": 224, "batch": 16, "peak_mib": 2345.6}],
+        "breakdown": {
+            **where,
+            "model": "resneat50",
+            "parts": [{"part": "stem", "ms": 25.0}, {"part": "rest", "ms": 75.0}],
+        },
+    }
+
+
+def test_speed_tables_show_losses_as_wins(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    (tmp_path / "speed.json").write_text(json.dumps(speed_file()))
+    results_schema.check_file(tmp_path / "speed.json", tmp_path)
+    runs = report.stated_runs()
+    assert runs["speed"] == {"inference, 224, batch 8": 0.9}  # memory is no speed
+    block = report.blocks(runs)["speed"]
+    assert "| 0.90 [0.80, 1.00] | 0.80 | 1.00 | reached, below the aim |" in block
+    assert "| 1.20 [0.80, 1.00] | 1.00 | 0.80 | **missed** |" in block
+    assert block.index("densenet121") < block.index("`resneat50` | 16.2")  # peers by speed, ours not first
+    assert "| rest | 75.0 | 75 % |" in block and "2,346" in block
+    assert "inference, 224, batch 8 x0.90" in report.blocks(runs)["claims"]
+
+
+def test_speed_file_without_a_part_is_refused(tmp_path):
+    speed = speed_file()
+    del speed["throughput"][0]["low"]
+    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    with pytest.raises(ValueError, match=r"throughput\.0: 'low' is a required property"):
+        results_schema.check_file(tmp_path / "speed.json", tmp_path)

@@ -1,0 +1,104 @@
+"""Tables from ``results/speed.json``: what was aimed at and reached, peers, memory, where the time goes.
+
+The file (written by ``benchmarks/speed.py``; checked by ``results_schema.py``)::
+
+    machine     what it ran on
+    threads     threads of the measuring process
+    goals       [{what, model, against, ratio, low, high, at_least, aim, lower_is_better}]   ratios, alternated
+    throughput  [{model, mode: inference | training, img_size, batch, img_per_s, low, high}]     medians and spread
+    memory      [{model, img_size, batch, peak_mib}]                          peak of a training step, fresh processes
+    breakdown   {model, mode, img_size, batch, parts: [{part, ms}]}                        where ResNeAt's time goes
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tables import markdown
+
+AT, XT = "resneat50", "resnext50_32x4d"
+
+
+def speed_ratios(speed: Mapping[str, Any]) -> dict[str, float]:
+    """ResNeAt's img/s to ResNeXt's, by what was measured, for claim 3."""
+    return {
+        goal["what"]: goal["ratio"]
+        for goal in speed["goals"]
+        if goal["model"] == AT and goal["against"] == XT and not goal["lower_is_better"]
+    }
+
+
+def throughput(speed: Mapping[str, Any]) -> dict[str, float]:
+    """Inference img/s at 224 pixels, batch 8, by model."""
+    return {row["model"]: row["img_per_s"] for row in _rows(speed, "inference", 224, 8)}
+
+
+def _rows(speed: Mapping[str, Any], mode: str, img_size: int, batch: int) -> list[Mapping[str, Any]]:
+    wanted = (mode, img_size, batch)
+    return [row for row in speed["throughput"] if (row["mode"], row["img_size"], row["batch"]) == wanted]
+
+
+def speed_block(speed: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    """All speed tables as Markdown, losses as visible as wins.
+
+    Args:
+        speed: ``speed.json``.
+        counts: ``stated_counts.json``, for parameters and MACs beside the peers.
+    """
+    machine = speed["machine"]
+    where = f"{machine['cpu']}, {speed['threads']} threads, torch {machine['packages']['torch']}, eager, float32"
+    parts = [f"Measured on {where}; medians, with the spread in brackets.", _goals(speed), _peers(speed, counts)]
+    return "\n\n".join([*parts, _sizes(speed), _memory(speed), _breakdown(speed)])
+
+
+def _goals(speed: Mapping[str, Any]) -> str:
+    rows = []
+    for goal in speed["goals"]:
+        sign = -1 if goal["lower_is_better"] else 1
+        reached = [sign * goal["ratio"] >= sign * goal[bound] for bound in ("at_least", "aim")]
+        word = "aim reached" if reached[1] else "reached, below the aim" if reached[0] else "**missed**"
+        what = f"`{goal['model']}` to `{goal['against']}`: {goal['what']}"
+        what += " (lower is better)" if goal["lower_is_better"] else ""
+        ratio = f"{goal['ratio']:.2f} [{goal['low']:.2f}, {goal['high']:.2f}]"
+        rows.append([what, ratio, f"{goal['at_least']:.2f}", f"{goal['aim']:.2f}", word])
+    return markdown(["ratio", "measured", "at least", "aim", ""], rows)
+
+
+def _peers(speed: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    rows = []
+    for row in sorted(_rows(speed, "inference", 224, 8), key=lambda row: -row["img_per_s"]):
+        count = counts["models"].get(row["model"])
+        cells = [f"{count['params'] / 1e6:.1f}", f"{count['macs_spent'] / 1e9:.2f}"] if count else ["", ""]
+        rows.append([f"`{row['model']}`", *cells, _spread(row)])
+    return markdown(["inference, 224 pixels, batch 8", "params M", "MACs spent G", "img/s"], rows)
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return f"{row['img_per_s']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _sizes(speed: Mapping[str, Any]) -> str:
+    of = {(row["model"], row["mode"], row["img_size"], row["batch"]): row for row in speed["throughput"]}
+    rows = []
+    for (model, mode, img_size, batch), at in sorted(of.items(), key=lambda item: item[0][1:]):
+        xt = of.get((XT, mode, img_size, batch))
+        if model == AT and xt:
+            ratio = f"{at['img_per_s'] / xt['img_per_s']:.2f}"
+            rows.append([f"{mode}, {img_size} pixels, batch {batch}", _spread(at), _spread(xt), ratio])
+    return markdown(["", f"`{AT}` img/s", f"`{XT}` img/s", "ratio"], rows)
+
+
+def _memory(speed: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`{row['model']}`", str(row["img_size"]), str(row["batch"]), f"{row['peak_mib']:,.0f}"]
+        for row in speed["memory"]
+    ]
+    return markdown(["peak memory of a training step", "pixels", "batch", "MiB"], rows)
+
+
+def _breakdown(speed: Mapping[str, Any]) -> str:
+    breakdown = speed["breakdown"]
+    parts: Sequence[Mapping[str, Any]] = breakdown["parts"]
+    total = sum(part["ms"] for part in parts)
+    rows = [[part["part"], f"{part['ms']:.1f}", f"{100 * part['ms'] / total:.0f} %"] for part in parts]
+    title = f"where `{breakdown['model']}`'s time goes, {breakdown['mode']}"
+    return markdown([f"{title}, {breakdown['img_size']} pixels, batch {breakdown['batch']}", "ms", "share"], rows)
