@@ -12,8 +12,9 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from prepare_helpers import finish, start
+from prepare_helpers import command, encode, finish, image_id, scene, start, write_csv, write_folder, write_tars
 
+from timm_landmark.cli import main
 from timm_landmark.data.download import METADATA, Retry, fetch, fetch_metadata, fetch_shards
 from timm_landmark.errors import UserError
 
@@ -273,3 +274,31 @@ def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     assert fetch(f"{server.url}/a.tar", tmp_path / "a.tar", md5(content), QUICK).read_bytes() == content
     assert server.requests[-1] == ("a.tar", f"bytes={had}-")
     assert 0 < had < len(content)
+
+
+def test_the_whole_verb_from_a_bad_server_equals_the_one_from_a_folder(server, tmp_path, monkeypatch):
+    """csv files and four shards, every one with faults, one shard on the disk at a time."""
+    monkeypatch.setattr("timm_landmark.data.download.Retry", lambda: QUICK)
+    images = {image_id(index): encode(scene(index), quality=85) for index in range(32)}
+    labels = {name: 100 + index % 2 for index, name in enumerate(images)}
+    csv = write_csv(tmp_path / "train.csv", labels)
+    categories = "landmark_id,category\n100,Category:A_place\n101,Category:Another\n"
+    attribution = "id,url,author,license,title\n" + "".join(f"{name},u,someone,CC BY 4.0,t\n" for name in images)
+    (tmp_path / "train_label_to_category.csv").write_text(categories)
+    (tmp_path / "train_attribution.csv").write_text(attribution)
+    for name in METADATA:
+        server.files[f"metadata/{name}"] = (tmp_path / name).read_bytes()
+        server.faults[f"metadata/{name}"] = ["cut", "status 503"]
+    for path in write_tars(tmp_path / "tars", images, 4).iterdir():
+        server.files[f"train/{path.name}"] = path.read_bytes()
+        server.faults[f"train/{path.name}"] = ["cut", "status 429", "wrong bytes"]
+        server.files[f"md5sum/train/md5.{path.stem}.txt"] = f"{md5(path.read_bytes())}  {path.name}\n".encode()
+    assert main(["prepare", *command(csv, write_folder(tmp_path / "photos", images), tmp_path / "one")]) == 0
+    arguments = ["--download", "--base-url", server.url, "--output", str(tmp_path / "two"), "--seed", "5"]
+    assert main(["prepare", *arguments]) == 0
+    assert not any(server.faults.values())
+    for name in ("manifest.csv", "classes.csv", "rejects.csv", "attribution.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert "A place" in (tmp_path / "two/classes.csv").read_text()
+    assert not list(tmp_path.glob("two.download/**/*.tar"))
+    assert "CC BY 4.0 | 32" in (tmp_path / "two/README.md").read_text()
