@@ -1,0 +1,189 @@
+"""``timm-landmark synthesize``: a prepared data set of procedural landmarks, so that all runs with nothing to download.
+
+Each class is a monument of its own; each image another view of it. An image's bytes depend only on the seed, its class,
+its number, its size, and the versions of this package, NumPy and Pillow (all recorded in dataset.json), not on what is
+drawn before it or beside it.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from timm_landmark import __version__
+from timm_landmark.data.check import stored_name, write_sums
+from timm_landmark.data.landmark_forms import draw_look
+from timm_landmark.data.landmark_forms_tall import KINDS
+from timm_landmark.data.landmark_geometry import Model
+from timm_landmark.data.landmark_scene import render
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.errors import UserError
+from timm_landmark.files import sha256_file, write_json
+
+RATIO = (6, 1, 1)
+SMALLEST, LARGEST = 32, 2048
+_KIND, _LOOK, _VIEW = range(3)  # streams of random numbers that never meet
+_STARTS = ("Al", "Bel", "Cor", "Drag", "El", "Fen", "Gal", "Hol", "Is", "Jor", "Kar", "Lum", "Mor", "Nar", "Or", "Pel")
+_MIDDLES = ("a", "e", "i", "o", "u", "an", "ar", "en", "il", "or")
+_ENDS = ("burg", "dale", "dor", "ford", "mar", "mont", "nia", "ra", "stad", "tal", "ton", "vik", "ville", "wen")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb.
+
+    Raises:
+        UserError: For a value out of range, or an output folder that holds something.
+    """
+    parser = argparse.ArgumentParser(
+        prog="timm-landmark synthesize",
+        description=(
+            "Draws a prepared data set of procedural landmarks: every class a monument of its own, every image another "
+            "view of it, in the format of `timm-landmark prepare`. Equal arguments and versions give equal bytes."
+        ),
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DATA", help="folder to write; must be new")
+    parser.add_argument("--classes", type=int, default=12, metavar="C", help="number of landmarks (default: 12)")
+    parser.add_argument(
+        "--images", type=int, default=80, metavar="N", help="images of each, split 6:1:1 (default: 80, at least 3)"
+    )
+    parser.add_argument("--size", type=int, default=256, metavar="P", help="pixels a side (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other landmarks (default: 0)")
+    options = parser.parse_args(argv)
+    synthesize(options.output, options.classes, options.images, options.size, options.seed)
+    print(
+        f"{options.output}: {options.classes} classes of {options.images} images, {options.size}x{options.size}; "
+        f"train on it with `timm-landmark train resneat50 --data {options.output} --output RUN`"
+    )
+    return 0
+
+
+def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: int = 0) -> None:
+    """Writes a data set of ``classes`` landmarks with ``images`` views each into ``output``, by one rename at the end.
+
+    Args:
+        output: A folder that does not exist or is empty.
+        classes: Number of landmarks, at least 2.
+        images: Images of each landmark, at least one a split.
+        size: Pixels a side.
+        seed: Chooses the landmarks and their views.
+
+    Raises:
+        UserError: For a value out of range, a name that is taken, or a disk that is full.
+    """
+    from tqdm import tqdm
+
+    _check(output, classes, images, size, seed)
+    parts = split_counts(images)
+    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work.mkdir()
+        folders = [folder_name(index, classes) for index in range(classes)]
+        names = class_names(seed, classes)
+        manifest: list[ManifestRow] = []
+        with tqdm(total=classes * images, desc="synthesize", unit=" images", disable=None) as progress:
+            for index, folder in enumerate(folders):
+                for split in SPLITS:
+                    (work / split / folder).mkdir(parents=True)
+                model = landmark(seed, index)
+                for number in range(images):
+                    content = view(model, seed, index, number, size)
+                    row = ManifestRow(
+                        image_id=hashlib.sha256(f"{seed} {index} {number}".encode()).hexdigest()[:16],
+                        landmark_id=str(index),
+                        folder=folder,
+                        split=SPLITS[int(np.searchsorted(np.cumsum(parts), number, side="right"))],
+                        sha256=hashlib.sha256(content).hexdigest(),
+                        source=f"synthetic/{seed}/{index}/{number}",
+                    )
+                    (work / stored_name(row)).write_bytes(content)
+                    manifest.append(row)
+                    progress.update()
+        manifest.sort(key=lambda row: row.image_id)
+        write_rows(work, ClassRow, [ClassRow(f, str(i), names[i], *parts) for i, f in enumerate(folders)])
+        (work / "class_map.txt").write_text("".join(f"{folder}\n" for folder in folders), encoding="utf-8")
+        write_rows(work, ManifestRow, manifest)
+        write_rows(work, RejectRow, [])
+        write_json(work / "dataset.json", _info(work, classes, images, size, seed))
+        write_sums(work, {stored_name(row): row.sha256 for row in manifest})
+        if output.exists():
+            output.rmdir()  # empty, as checked
+        os.replace(work, output)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror or error}; free space or give another folder") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def landmark(seed: int, index: int) -> Model:
+    """The monument of class ``index``: kinds in an order of the seed's, proportions and materials of its own."""
+    _, build = _kind(seed, index)
+    return build(draw_look(np.random.default_rng([_LOOK, seed, index])))
+
+
+def view(model: Model, seed: int, index: int, number: int, size: int) -> bytes:
+    """View ``number`` of the monument of class ``index`` as a JPEG (quality 95, no chroma subsampling)."""
+    image = render(model, np.random.default_rng([_VIEW, seed, index, number]), size)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def class_names(seed: int, classes: int) -> list[str]:
+    """An invented place and the kind for each class, such as "Belamar Lighthouse"; no two alike."""
+    names: list[str] = []
+    for index in range(classes):
+        rng = np.random.default_rng([_KIND, seed, index + 1])
+        while True:
+            place = "".join(part[rng.integers(len(part))] for part in (_STARTS, _MIDDLES, _ENDS))
+            if (name := f"{place} {_kind(seed, index)[0]}") not in names:
+                names.append(name)
+                break
+    return names
+
+
+def split_counts(images: int) -> tuple[int, int, int]:
+    """Images of a class in train, validation and test: 6:1:1, rounded, at least one in each."""
+    side = max(1, round(images * RATIO[1] / sum(RATIO)))
+    return images - 2 * side, side, side
+
+
+def _kind(seed: int, index: int) -> tuple:
+    turn, place = divmod(index, len(KINDS))
+    return KINDS[np.random.default_rng([_KIND, seed, 0, turn]).permutation(len(KINDS))[place]]
+
+
+def _check(output: Path, classes: int, images: int, size: int, seed: int) -> None:
+    if not 2 <= classes <= 10_000:
+        raise UserError(f"--classes {classes}: give 2 to 10000; a classifier needs two classes at least")
+    if images < len(SPLITS):
+        raise UserError(f"--images {images}: give 3 or more, so that every class is in every split")
+    if not SMALLEST <= size <= LARGEST:
+        raise UserError(f"--size {size}: give {SMALLEST} to {LARGEST} pixels")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give 0 or more")
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UserError(f"--output {output} is not a folder; give a new one")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"--output {output} holds something already; give a new folder, or delete it first")
+
+
+def _info(data: Path, classes: int, images: int, size: int, seed: int) -> dict[str, object]:
+    import PIL
+
+    parts = split_counts(images)
+    return {
+        "release": "synthetic",
+        "arguments": {"classes": classes, "images": images, "size": size, "seed": seed},
+        "seed": seed,
+        "size": size,
+        "split": list(RATIO),
+        "counts": {split: classes * count for split, count in zip(SPLITS, parts, strict=True)},
+        "digest": sha256_file(data / "manifest.csv"),
+        "encoder": {"pillow": PIL.__version__, "numpy": np.__version__},
+        "version": __version__,
+    }
