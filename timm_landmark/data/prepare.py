@@ -92,7 +92,9 @@ def _run(args: argparse.Namespace) -> int:
     from timm_landmark.data.check import SUMS, write_sums
     from timm_landmark.data.layout import read_info
     from timm_landmark.data.place import place
+    from timm_landmark.data.sources import find_sources
 
+    find_sources(args.images)  # a misspelt path is said before anything is written
     options = options_of(args)
     finished = (args.output / "dataset.json").exists() and not (args.output / workfolder.NAME).exists()
     if finished:
