@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 OUT ?= out
 
 .PHONY: compare test test-all lint clean
@@ -16,10 +17,10 @@ $(VENV)/.ready: pyproject.toml
 test: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(RUN) -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-all: $(VENV)/.ready
-	$(RUN) -m pytest -m full
+	$(PYTEST) -m full
 
 compare: $(VENV)/.ready
 	$(RUN) benchmarks/compare.py --quick --output $(OUT)
