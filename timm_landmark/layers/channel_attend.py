@@ -83,25 +83,29 @@ def _factors_backward(
 
 
 class _Blocks:
-    """How the work is cut: several images at once where their maps fit, else rows of one image; with the buffers."""
+    """How the work is cut into blocks of about ``BLOCK_ELEMENTS`` logits; with the buffers.
 
-    def __init__(self, x: torch.Tensor, ch: int, buffers: int) -> None:
-        kind = "cpu" if x.device.type == "cpu" else "other"
-        self.limit = max(BLOCK_ELEMENTS[kind], ch)
+    A block is a part of some images' rows. Several images at once give the library several products to share out among
+    its threads; in the ``gram`` form the groups of one image do that.
+    """
+
+    def __init__(self, x: torch.Tensor, ch: int, path: str, buffers: int) -> None:
+        limit = BLOCK_ELEMENTS["cpu" if x.device.type == "cpu" else "other"]
         self.batch, self.ch = x.shape[0], ch
-        self.images_at_once = min(max(1, self.limit // (ch * ch)), self.batch)
-        self.buffers = x.new_empty(buffers, min(self.limit, self.images_at_once * ch * ch))
+        self.logit_rows = max(1, limit // ch)  # rows in one block
+        self.step = min(max(4 if path == "product" else 1, limit // (ch * ch)), self.batch)
+        self.buffers = x.new_empty(buffers, max(self.step, self.logit_rows) * ch)
 
     def images(self) -> Iterator[slice]:
         """Slices of the batch."""
-        for first in range(0, self.batch, self.images_at_once):
-            yield slice(first, min(first + self.images_at_once, self.batch))
+        for first in range(0, self.batch, self.step):
+            yield slice(first, min(first + self.step, self.batch))
 
-    def rows(self, a: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-        """Slices of the first two dimensions of a (N, rows, d); everything at once if several images are."""
+    def rows(self, a: torch.Tensor, several: bool) -> Iterator[tuple[slice, slice]]:
+        """Slices of the first two dimensions of a (N, rows, d); of several images always the whole first."""
         parts, rows, _ = a.shape
-        row_step = min(rows, self.limit // self.ch)
-        part_step = parts if self.images_at_once > 1 else min(parts, max(1, self.limit // (self.ch * rows)))
+        part_step = parts if several else min(parts, max(1, self.logit_rows // rows))
+        row_step = min(rows, max(1, self.logit_rows // part_step))
         for part in range(0, parts, part_step):
             for row in range(0, rows, row_step):
                 yield slice(part, part + part_step), slice(row, row + row_step)
@@ -135,11 +139,11 @@ def channel_attend(
         v = (wv @ x.mean(2).view(batch, groups, -1, 1)).view(batch, ch)  # V = CV(AP(x))
         gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(batch, 0)
         o, lse = x.new_empty(batch, ch), x.new_empty(batch, ch)
-        blocks = _Blocks(x, ch, buffers=1)
+        blocks = _Blocks(x, ch, path, buffers=1)
         for images in blocks.images():
             a, b = _factors(x[images], gram[images], wq, wk, path)
             v_n, (o_n, lse_n) = v[images], (t[images].view(a.shape[:2]) for t in (o, lse))
-            for part, row in blocks.rows(a):
+            for part, row in blocks.rows(a, several=x[images].shape[0] > 1):
                 a_block = a[part, row]
                 e = torch.bmm(a_block, b[part], out=blocks.view(0, *a_block.shape[:2]))
                 top = e.amax(2, keepdim=True)
@@ -152,8 +156,10 @@ def channel_attend(
 def _weigh(e: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """sum_j e_ij v_j: (parts, rows, ch), (n, ch) -> (parts, rows)."""
     ch = v.shape[1]
-    if v.shape[0] == 1:  # a matrix-vector product, many times faster on a CPU than a matrix of one column
-        return torch.mv(e.view(-1, ch), v[0]).view(e.shape[:2])
+    if e.device.type == "cpu":  # matrix-vector products: many times faster there than products with one column
+        return torch.cat([torch.mv(e_n, v_n) for e_n, v_n in zip(e.view(v.shape[0], -1, ch), v, strict=True)]).view(
+            e.shape[:2]
+        )
     return torch.bmm(e.view(v.shape[0], -1, ch), v.unsqueeze(2)).view(e.shape[:2])
 
 
@@ -187,12 +193,12 @@ def channel_attend_backward(
         pooled = x.mean(2).view(batch, groups, -1, 1)
         v = (wv @ pooled).view(batch, ch)
         dx, dv, dwq, dwk = torch.empty_like(x), torch.zeros_like(v), torch.zeros_like(wq), torch.zeros_like(wk)
-        blocks = _Blocks(x, ch, buffers=2)
+        blocks = _Blocks(x, ch, path, buffers=2)
         for images in blocks.images():
             a, b = _factors(x[images], gram[images], wq, wk, path)
             o_n, lse_n, do_n = (t[images].view(*a.shape[:2], 1) for t in (o, lse, do))
             dat, db = a.new_empty(a.shape[0], a.shape[2], a.shape[1]), b.new_zeros(b.shape)
-            for part, row in blocks.rows(a):
+            for part, row in blocks.rows(a, several=x[images].shape[0] > 1):
                 a_block, b_block, do_block = a[part, row], b[part], do_n[part, row]
                 size = a_block.shape[:2]
                 p = torch.bmm(a_block, b_block, out=blocks.view(0, *size)).sub_(lse_n[part, row]).exp2_()
@@ -216,8 +222,10 @@ def channel_attend_backward(
 def _weigh_columns(p: torch.Tensor, weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """sum_i p_ij w_i: (parts, rows, ch), (parts, rows, 1) -> (n, ch)."""
     n, ch = like.shape
-    if n == 1:
-        return torch.mv(p.view(-1, ch).t(), weight.reshape(-1)).view(1, ch)
+    if p.device.type == "cpu":
+        return torch.stack(
+            [torch.mv(p_n.t(), w_n) for p_n, w_n in zip(p.view(n, -1, ch), weight.reshape(n, -1), strict=True)]
+        )
     return torch.bmm(weight.reshape(n, 1, -1), p.view(n, -1, ch)).view(n, ch)
 
 
