@@ -131,11 +131,12 @@ def _serve(function: Callable[[Any], Any], connection: Connection, foreign: list
         else:
             handle.close()
     while True:
-        while not connection.poll(1.0):
-            if os.getppid() != parent:  # the parent was killed: nobody waits for this
-                os._exit(0)
+        ready = connection.poll(1.0)
+        if os.getppid() != parent:  # the parent was killed: nobody waits for this, nor for the jobs it had sent
+            os._exit(0)
+        if not ready:
+            continue
         try:
-            job = connection.recv()
+            connection.send(function(connection.recv()))
         except (EOFError, OSError):
             os._exit(0)
-        connection.send(function(job))

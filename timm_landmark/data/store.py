@@ -69,7 +69,7 @@ class StorePhoto:
             "hash": perceptual_hash(scaled),
             "source": location.name,
         }
-        temporary = self.images / f"{key}.tmp"
+        temporary = self.images / f"{key}.{os.getpid()}.tmp"  # a killed run's last worker may still write its own
         temporary.write_bytes(stored)
         append(self.journal, record)
         os.replace(temporary, self.images / f"{key}.jpg")
