@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 from data_helpers import COUNTS, jpeg, small_dataset
+from prepare_helpers import command, small_source
 
+from timm_landmark.cli import main
 from timm_landmark.data import shards
-from timm_landmark.data.layout import SPLITS, ManifestRow
-from timm_landmark.data.shards import plan_shards, read_shard, sample_key, write_shard
+from timm_landmark.data.layout import SPLITS, ManifestRow, read_info
+from timm_landmark.data.shards import plan_shards, read_shard, sample_key, shard_holds, write_shard
 
 
 def seen(dataset) -> Counter:
@@ -32,6 +34,19 @@ def test_timm_reads_the_same_images_and_labels_from_folders_and_shards(tmp_path)
         assert Counter(target for _, target in tars) == wanted
     for table in ("manifest.csv", "classes.csv"):
         assert (tmp_path / "folders" / table).read_bytes() == (tmp_path / "shards" / table).read_bytes()
+
+
+def test_what_prepare_writes_reads_the_same_in_both_formats(tmp_path):
+    from timm.data import create_dataset
+
+    source = small_source(tmp_path / "source")
+    for form in ("folder", "webdataset"):
+        assert main(["prepare", *command(*source, tmp_path / form, "--format", form, "--size", "64")]) == 0
+    assert read_info(tmp_path / "folder")["digest"] == read_info(tmp_path / "webdataset")["digest"]
+    for split in SPLITS:
+        class_map = str(tmp_path / "folder/class_map.txt")
+        folders = create_dataset("", root=tmp_path / "folder", split=split, class_map=class_map)
+        assert seen(folders) == seen(create_dataset("wds/", root=str(tmp_path / "webdataset"), split=split))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -109,3 +124,15 @@ def test_a_failing_write_leaves_no_tar(tmp_path):
     with pytest.raises(OSError, match="No space"):
         write_shard(tmp_path / "train-000000.tar", rows(1), {"0000": 0}, gone)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_left_by_an_interrupted_run_is_used_only_if_it_is_the_planned_one(tmp_path):
+    members, index = rows(3, classes=2), {"0000": 0, "0001": 1}
+    path = tmp_path / "train-000000.tar"
+    assert not shard_holds(path, members, index)
+    write_shard(path, members, index, lambda row: jpeg(0))
+    assert shard_holds(path, members, index)
+    assert not shard_holds(path, members[:2], index)
+    assert not shard_holds(path, members, {"0000": 1, "0001": 0})
+    path.write_bytes(path.read_bytes()[:1500])
+    assert not shard_holds(path, members, index)

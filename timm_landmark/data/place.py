@@ -16,7 +16,7 @@ from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, Reje
 from timm_landmark.data.metadata import Metadata
 from timm_landmark.data.prepare import command_line, download_folder, options_of, reject_sums
 from timm_landmark.data.selection import Selection
-from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
+from timm_landmark.data.shards import plan_shards, shard_holds, write_shard, write_shard_info
 from timm_landmark.data.sheets import class_sheet, reject_sheet
 from timm_landmark.data.split import image_groups, split_class
 from timm_landmark.data.workfolder import WorkFolder
@@ -170,7 +170,7 @@ def _place_pictures(
         index = {row.folder: number for number, row in enumerate(classes)}
         plan = plan_shards(manifest, args.seed)
         for name, rows in plan.items():
-            if not (work.data / name).exists():
+            if not shard_holds(work.data / name, rows, index):
                 write_shard(work.data / name, rows, index, lambda row: where[row.image_id].read_bytes())
         write_shard_info(work.data, plan)
         return where

@@ -74,6 +74,17 @@ def write_shard(
             _add(archive, f"{key}.jpg", stored(row))
 
 
+def shard_holds(path: Path, rows: Sequence[ManifestRow], class_index: Mapping[str, int]) -> bool:
+    """Whether ``path`` is a shard of exactly these images and labels, as an interrupted run may have left it."""
+    try:
+        with open(path, "rb") as file:
+            samples = read_shard(file)
+    except (OSError, tarfile.TarError, KeyError, ValueError):
+        return False
+    found = [(key, index) for key, (index, _) in samples.items()]
+    return found == [(sample_key(row.image_id), class_index[row.folder]) for row in rows]
+
+
 def write_shard_info(data: Path, plan: Mapping[str, Sequence[ManifestRow]]) -> None:
     """Writes ``_info.json``, the file that timm's reader takes split sizes and file names from."""
     splits = {}
