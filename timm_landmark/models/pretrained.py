@@ -69,8 +69,7 @@ def build_model(
     except PretrainedError:
         raise
     except Exception as error:
-        path = cached(repo, str(cfg.hf_hub_filename), cache_dir) if repo else None
-        if path is not None and isinstance(error, SafetensorError):
+        if repo and isinstance(error, SafetensorError) and (path := cached(repo, str(cfg.hf_hub_filename), cache_dir)):
             drop(path)
         reason = explain(error, repo, str(cfg.hf_hub_filename), cache_dir) if repo else None
         reason = reason or explain_misfit(error, source, variant)
