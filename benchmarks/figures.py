@@ -13,7 +13,7 @@ FIGURES = {
 }
 BASELINE = "resnet50"
 # Okabe and Ito's colours: told apart by colour-blind readers; the dashes tell them apart in grey.
-STYLES = (("#d55e00", "-"), ("#0072b2", "--"), ("#555555", ":"))
+STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
@@ -59,8 +59,8 @@ def _curves(axes: Axes, comparison: Comparison, model: str, column: str, colour:
     mean = [sum(values) / len(curves) for values in zip(*(curve[:length] for curve in curves), strict=True)]
     if len(curves) > 1:
         for curve in curves:
-            axes.plot(range(1, len(curve) + 1), curve, dashes, color=colour, linewidth=0.7, alpha=0.5)
-    axes.plot(range(1, length + 1), mean, dashes, color=colour, linewidth=2, label=f"{shown} ({model})")
+            axes.plot(range(1, len(curve) + 1), curve, dashes, color=colour, linewidth=0.7, markersize=2, alpha=0.5)
+    axes.plot(range(1, length + 1), mean, dashes, color=colour, linewidth=2, markersize=4, label=f"{shown} ({model})")
 
 
 def _what(comparison: Comparison) -> str:

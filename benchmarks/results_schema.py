@@ -52,7 +52,7 @@ SCHEMAS = {
         rate_rule={"const": "paper"},
         data_digest={"type": "string", "pattern": "^[0-9a-f]{64}$"},
         global_batch=COUNT,
-        trainer={"type": "object"},
+        trainer=_object(kind=TEXT, timm=TEXT),
         machine=MACHINE,
         wall_seconds=NUMBER,
         parameters=COUNT,

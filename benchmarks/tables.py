@@ -93,6 +93,10 @@ def _limits(comparison: Comparison, quick: bool) -> str:
         f"largest class gives {100 * comparison.largest_class:.1f} %. The paper had 1000 classes, about 60,000 photos "
         "to train and 10,000 to test at 224 pixels: compare within a column, not the paper's with ours."
     )
+    trainers = sorted({f"{run.info['trainer']['kind']} with timm {run.info['trainer']['timm']}" for run in runs})
+    text += f" Trained by {', '.join(trainers)}; parameters and MACs are those at 1000 classes and 224 pixels."
+    missing = [model for model in claims.SEVEN if model not in comparison.runs]
+    text += f" Not trained: {', '.join(missing)}." if missing else ""
     if quick:
         return f"{QUICK_NOTE}\n\n{text.replace('photos', 'pictures', 1)}"
     return f"{text} Differences inside the intervals are not decidable here."

@@ -69,7 +69,7 @@ def make_run(folder, model, seed, fraction, n, epochs):
         "rate_rule": "paper",
         "data_digest": "0" * 64,
         "global_batch": 64,
-        "trainer": {"name": "timm"},
+        "trainer": {"kind": "stand-in", "timm": "1.0"},
         "machine": MACHINE,
         "wall_seconds": 60.0,
         "parameters": 1,

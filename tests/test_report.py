@@ -117,6 +117,7 @@ def test_report_of_a_comparison(tmp_path):
     assert "| 80.9 |" in row and "| 86.0 |" in row  # the paper's top-1 and top-5
     assert "10 classes, 30 photos to train, 20 to validate, 100 to test" in text
     assert "guessing the largest class gives 10.0 %" in text
+    assert "Trained by stand-in with timm 1.0" in text and "Not trained" not in text
     for name in ("figure-10", "figure-11"):
         assert (tmp_path / "out" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / "out" / "figures" / f"{name}.svg").read_text()
@@ -180,7 +181,7 @@ BREAKS = {
     "wrong type": (lambda info: info.update(seed="0"), "seed"),
     "not finished": (lambda info: info.update(finished=False), "finished"),
     "other rule": (lambda info: info.update(rate_rule="timm plateau"), "rate_rule"),
-    "a path": (lambda info: info.update(trainer={"script": "/home/me/train.py"}), "is a path of one machine"),
+    "a path": (lambda info: info["trainer"].update(script="/home/me/train.py"), "is a path of one machine"),
     "another accuracy": (lambda info: info["evaluation"]["test"]["top1"].update(correct=102), "give 100 right"),
     "another seed": (lambda info: info.update(seed=1), "is of resnet50, seed 1"),
     "another length": (lambda info: info.update(epochs=5), "summary.csv has epochs"),
