@@ -65,6 +65,7 @@ def test_images_with_class_and_split_rebuild_the_set(out):
     assert len(images) == 3 * (12 + 6 + 6)
 
 
+@pytest.mark.full
 def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     runs = out / "out" / "runs"
     before = (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns

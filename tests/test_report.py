@@ -261,3 +261,10 @@ def test_speed_file_without_a_part_is_refused(tmp_path):
     (tmp_path / "speed.json").write_text(json.dumps(speed))
     with pytest.raises(ValueError, match=r"throughput\.0: 'low' is a required property"):
         results_schema.check_file(tmp_path / "speed.json", tmp_path)
+
+
+def test_pictures_that_the_readme_shows_are_there():
+    import re
+
+    for place in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report.README.read_text()):
+        assert (report.REPOSITORY / place).is_file(), place

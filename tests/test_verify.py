@@ -91,7 +91,11 @@ def test_named_models_get_a_table_of_their_own(capsys):
     ("argv", "words"),
     [
         (["resneat5"], ["resneat5", "resneat50"]),
+        (["resnet18.no_such_tag"], ["resnet18.no_such_tag"]),
+        (["hf-hub:a/b"], ["hf-hub:a/b"]),
         (["--img-size", "96"], ["--img-size 96"]),
+        (["resnet18", "--img-size", "wide"], ["--img-size", "wide"]),
+        (["--no-such-option"], ["--no-such-option"]),
         (["resnet18", "--img-size", "0"], ["--img-size 0"]),
         (["inception_resnet_v2", "--img-size", "20"], ["inception_resnet_v2", "20", "--img-size"]),
         (["resnet18", "--write-stated", "x.json"], ["--write-stated"]),

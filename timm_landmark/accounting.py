@@ -202,7 +202,10 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() lists them all"
         raise UserError(f"no model {name!r} in timm or timm_landmark{hint}")
-    model = timm.create_model(name).eval().requires_grad_(False)
+    try:
+        model = timm.create_model(name).eval().requires_grad_(False)
+    except (RuntimeError, TypeError) as error:  # an unknown tag, or a model that needs arguments
+        raise UserError(f"{name} cannot be built ({str(error).splitlines()[0][:120]}); give another name") from None
     channels, height, _ = model.default_cfg["input_size"]
     size = img_size or height
     if size != height and hasattr(model, "set_input_size"):

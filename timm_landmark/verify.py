@@ -11,6 +11,7 @@ from typing import Any
 from timm_landmark.claims import CLAIMS, PAPER_UNITS, Verdict, judge_all, paper_table_1, ratios
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_json
+from timm_landmark.train_checks import Parser
 
 HERE = Path(__file__).parent
 STATED_COUNTS = HERE / "stated_counts.json"  # what the repository states; written by --write-stated
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="timm-landmark verify",
         description="Count parameters and multiply-adds of live models and check the paper's claims against them.",
         epilog="exit code: 0 all counts as stated, 1 a count differs, 2 wrong use",
