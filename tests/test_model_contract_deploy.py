@@ -28,13 +28,14 @@ class DeployContract:
 
     # compilers and exporters
 
-    @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize(
-        ("dose", "backend"),
+        ("dose", "backend", "training"),
         [
-            ("small", "aot_eager"),
-            pytest.param("whole", "aot_eager", marks=pytest.mark.full),
-            pytest.param("small", "inductor", marks=pytest.mark.full),  # the whole one compiles for minutes
+            ("small", "aot_eager", True),
+            pytest.param("whole", "aot_eager", False, marks=pytest.mark.full),
+            pytest.param("whole", "aot_eager", True, marks=pytest.mark.full),
+            pytest.param("small", "inductor", False, marks=pytest.mark.full),  # the whole one compiles for minutes
+            pytest.param("small", "inductor", True, marks=pytest.mark.full),
         ],
     )
     def test_compile(self, dose, backend, training):
