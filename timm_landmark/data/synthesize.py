@@ -5,9 +5,7 @@ its number, its size, and the versions of this package, NumPy and Pillow (all re
 drawn before it or beside it.
 """
 
-import argparse
 import hashlib
-import io
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from timm_landmark import __version__
 from timm_landmark.data.check import stored_name, write_sums
+from timm_landmark.data.images import decoder_version, encode_jpeg
 from timm_landmark.data.landmark_forms import draw_look
 from timm_landmark.data.landmark_forms_tall import KINDS
 from timm_landmark.data.landmark_geometry import Model
@@ -23,6 +22,7 @@ from timm_landmark.data.landmark_scene import render
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_json
+from timm_landmark.train_checks import Parser
 
 RATIO = (6, 1, 1)
 SMALLEST, LARGEST = 32, 2048
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: For a value out of range, or an output folder that holds something.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="timm-landmark synthesize",
         description=(
             "Draws a prepared data set of procedural landmarks: every class a monument of its own, every image another "
@@ -127,10 +127,7 @@ def landmark(seed: int, index: int) -> Model:
 
 def view(model: Model, seed: int, index: int, number: int, size: int) -> bytes:
     """View ``number`` of the monument of class ``index`` as a JPEG (quality 95, no chroma subsampling)."""
-    image = render(model, np.random.default_rng([_VIEW, seed, index, number]), size)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+    return encode_jpeg(render(model, np.random.default_rng([_VIEW, seed, index, number]), size))
 
 
 def class_names(seed: int, classes: int) -> list[str]:
@@ -173,8 +170,6 @@ def _check(output: Path, classes: int, images: int, size: int, seed: int) -> Non
 
 
 def _info(data: Path, classes: int, images: int, size: int, seed: int) -> dict[str, object]:
-    import PIL
-
     parts = split_counts(images)
     return {
         "release": "synthetic",
@@ -184,6 +179,7 @@ def _info(data: Path, classes: int, images: int, size: int, seed: int) -> dict[s
         "split": list(RATIO),
         "counts": {split: classes * count for split, count in zip(SPLITS, parts, strict=True)},
         "digest": sha256_file(data / "manifest.csv"),
-        "encoder": {"pillow": PIL.__version__, "numpy": np.__version__},
+        "decoder": decoder_version(),
+        "numpy": np.__version__,
         "version": __version__,
     }

@@ -1,0 +1,106 @@
+"""The gallery of ``predict``: one HTML page with everything inside, thumbnails and all, made for a phone too."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timm_landmark.errors import UserError
+from timm_landmark.files import atomic_path
+from timm_landmark.metrics import wilson
+
+if TYPE_CHECKING:
+    from timm_landmark.predict import Answer, Label
+
+MOST_SHOWN = 3000  # photos with a picture, about 20 MB; of more, the counts and the confusions are still of all
+MOST_CONFUSIONS = 50
+GUESSES = 3
+
+
+@dataclass(frozen=True)
+class Card:
+    """One photo on the page; ``picture`` is a data URI, ``state`` is right, wrong, foreign (not a class) or open."""
+
+    picture: str
+    file: str
+    guesses: tuple[tuple[str, float], ...]
+    truth: str | None
+    state: str
+
+
+class Gallery:
+    """Collects answers as they come and writes the page at the end."""
+
+    def __init__(self, title: str, labels: Sequence["Label"]) -> None:
+        self._title, self._labels = title, labels
+        self._cards: list[Card] = []
+        self._problems: list[tuple[str, str]] = []
+        self._states: Counter[str] = Counter()
+        self._confusions: Counter[tuple[str, str]] = Counter()
+
+    def add(self, answer: "Answer") -> None:
+        """Takes one answer; its picture is kept as a small JPEG for the first 3000."""
+        from timm_landmark.predict import escaped
+
+        if answer.photo.problem:
+            self._problems.append((escaped(answer.photo.path), answer.photo.problem))
+            return
+        first = self._labels[answer.guesses[0].index]
+        state = "open" if answer.truth is None else "foreign" if not answer.known else "wrong"
+        if answer.truth == first:
+            state = "right"
+        self._states[state] += 1
+        if state == "wrong":
+            self._confusions[answer.truth.name, first.name] += 1
+        if answer.photo.thumbnail is not None and len(self._cards) < MOST_SHOWN:
+            guesses = tuple((self._labels[each.index].name, each.probability) for each in answer.guesses[:GUESSES])
+            truth = answer.truth.name if answer.truth else None
+            self._cards.append(Card(_data_uri(answer), answer.photo.path.name, guesses, truth, state))
+
+    def summary(self) -> str:
+        """A line for the terminal."""
+        text = f"{sum(self._states.values())} photos, {len(self._cards)} shown"
+        judged = self._states["right"] + self._states["wrong"]
+        return f"{text}, {self._states['right']} of {judged} right" if judged else text
+
+    def write(self, path: Path) -> None:
+        """Writes the page atomically, piece by piece.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("timm_landmark", "templates"),
+            undefined=StrictUndefined,
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        judged = self._states["right"] + self._states["wrong"]
+        cards = sorted(self._cards, key=lambda card: -card.guesses[0][1])
+        try:
+            with atomic_path(path) as temporary:
+                environment.get_template("gallery.html.jinja").stream(
+                    title=self._title,
+                    cards=cards,
+                    photos=sum(self._states.values()),
+                    states=self._states,
+                    judged=judged,
+                    interval=wilson(self._states["right"], judged),
+                    confusions=self._confusions.most_common(MOST_CONFUSIONS),
+                    all_confusions=len(self._confusions),
+                    problems=self._problems,
+                ).dump(str(temporary), encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"--gallery {path}: {error.strerror or error}; free space or give another file") from None
+
+
+def _data_uri(answer: "Answer") -> str:
+    buffer = io.BytesIO()
+    answer.photo.thumbnail.save(buffer, "JPEG", quality=72, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,311 @@
+"""``timm-landmark predict``: the landmark's name for photos, from a run, an exported folder or a Hub repository."""
+
+import csv
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.errors import UserError
+from timm_landmark.photos import STORED, Photo, find_photos, read_photos, true_class
+from timm_landmark.text import printable
+from timm_landmark.train_checks import Parser, check_device
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HUB = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class as a person knows it: the landmark's id and its name."""
+
+    landmark_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Namer:
+    """A model with all that stands between a photo and a name."""
+
+    model: "nn.Module"
+    labels: tuple[Label, ...]
+    transform: Callable[[Image.Image], Any]
+    mode: str
+    side: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class index and its probability."""
+
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One photo's guesses, the likeliest first, or the ``problem``; ``truth`` where the photo's place tells it.
+
+    ``known`` is False where the photo's true class is none of the model's.
+    """
+
+    photo: Photo
+    guesses: tuple[Guess, ...] = ()
+    truth: Label | None = None
+    known: bool = True
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb.
+
+    Returns:
+        0, or 1 if a photo could not be read (it is reported, and the others are named all the same).
+
+    Raises:
+        UserError: If the model or a place cannot be had, no photo is found, or the gallery cannot be written.
+    """
+    parser = Parser(
+        prog="timm-landmark predict",
+        description=(
+            "Names the landmark in photos. A photo that is not square is squashed to a square first, as the training "
+            "data was; then follows the transform that the model was validated with."
+        ),
+        epilog="Exit code: 0; 1 if a photo could not be read (the rest are named); 2 for a mistake in the command.",
+    )
+    parser.add_argument("model", metavar="RUN|FOLDER|hf-hub:ORG/NAME", help="what train, export or push made")
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO|FOLDER", help="files, or folders of them")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="guesses a photo (default: 5)")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    parser.add_argument("--gallery", type=Path, metavar="OUT.html", help="also write a page with thumbnails")
+    parser.add_argument("--device", help="default: cuda where there is one, else mps, else cpu")
+    parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos a step (default: 32)")
+    parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
+    options = parser.parse_args(argv)
+    for name in ("top", "batch_size", "workers"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.gallery is not None and (options.gallery.is_dir() or not options.gallery.absolute().parent.is_dir()):
+        raise UserError(f"--gallery {options.gallery}: give a file in a folder that exists")
+    paths = find_photos(options.photos)
+    namer = load_namer(options.model, options.device)
+    answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
+    try:
+        return _tell(namer, answers, len(paths), options.format, options.gallery)
+    except BrokenPipeError:  # `predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def load_namer(source: str, device: str | None = None) -> Namer:
+    """Loads a model with its labels and its transform.
+
+    Args:
+        source: A run folder, an exported folder, or ``hf-hub:ORG/NAME[@REVISION]``.
+        device: Where to compute; the best at hand by default.
+
+    Raises:
+        UserError: If there is no such model, or it cannot be loaded.
+    """
+    from timm.data import create_transform, resolve_model_data_config
+
+    device = device or best_device()
+    check_device(device)
+    if source.startswith(HUB) or (Path(source) / "config.json").is_file():
+        from timm_landmark.hub import load_model
+
+        model, config = load_model(source)
+        title = f"{config.architecture} of {source}"
+        ids = config.labels or tuple(str(index) for index in range(config.num_classes))
+        labels = [Label(*pair) for pair in zip(ids, config.names or ids, strict=True)]
+        settings = resolve_model_data_config(model)
+    elif (Path(source) / "run.json").is_file():
+        from timm_landmark.runs import load_run, load_run_model
+
+        run = load_run(Path(source))
+        labels = class_labels(read_rows(run.path, ClassRow))
+        if len(labels) != run.num_classes:
+            raise UserError(f"{source}: classes.csv has {len(labels)} classes, the model {run.num_classes}")
+        model, title = load_run_model(run), f"{run.model} of {run.path.absolute().name}"
+        names = ("input_size", "interpolation", "mean", "std", "crop_pct")
+        settings = {name: getattr(run, name) for name in names}
+    else:
+        raise UserError(
+            f"{source} is neither a run (run.json) nor an exported model (config.json); a repository on the Hub is "
+            f"written {HUB}ORG/NAME"
+        )
+    _, *sides = settings["input_size"]
+    return Namer(
+        model=model.to(device).eval(),
+        labels=tuple(labels),
+        transform=create_transform(**settings, is_training=False),
+        mode="RGB" if settings["input_size"][0] == 3 else "L",
+        side=max(STORED, int(max(sides) / settings["crop_pct"])),
+        title=printable(title),
+    )
+
+
+def class_labels(classes: Sequence[ClassRow]) -> list[Label]:
+    """Labels of classes.csv, worded as an exported model's config.json words them."""
+    from timm_landmark.export import label_names
+
+    ids, names = label_names(classes)
+    return [Label(printable(key), printable(names[key])) for key in ids]
+
+
+def best_device() -> str:
+    """``cuda`` where there is one, else ``mps``, else ``cpu``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def name_photos(
+    namer: Namer, paths: Iterable[Path], top: int = 5, batch_size: int = 32, workers: int = 4, thumbnails: bool = False
+) -> Iterator[Answer]:
+    """Passes photos through the model batch by batch; memory holds two batches, however many photos there are.
+
+    Args:
+        namer: From :func:`load_namer`.
+        paths: The photos' files.
+        top: Guesses a photo, at most all classes.
+        batch_size: Photos a step.
+        workers: Decoding threads.
+        thumbnails: Whether photos come back with one, as many as a gallery shows.
+
+    Yields:
+        An answer a photo, in order.
+    """
+    from timm_landmark.gallery import MOST_SHOWN
+
+    shown = MOST_SHOWN if thumbnails else 0
+    photos = read_photos(paths, namer.side, shown, workers, 2 * batch_size)
+    batch: list[Photo] = []
+    for photo in photos:
+        batch.append(photo)
+        if len(batch) == batch_size:
+            yield from _name_batch(namer, batch, top)
+            batch = []
+    yield from _name_batch(namer, batch, top)
+
+
+def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answer]:
+    import torch
+
+    good = [photo for photo in batch if photo.image is not None]
+    ranked: dict[Path, tuple[Guess, ...]] = {}
+    if good:
+        device = next(namer.model.parameters()).device
+        images = torch.stack([namer.transform(photo.image.convert(namer.mode)) for photo in good]).to(device)
+        with torch.inference_mode():
+            shares = namer.model(images).float().softmax(-1).cpu()  # (B, classes)
+        values, indices = shares.topk(min(top, shares.shape[-1]))
+        for photo, row, order in zip(good, values.tolist(), indices.tolist(), strict=True):
+            ranked[photo.path] = tuple(Guess(index, value) for index, value in zip(order, row, strict=True))
+    known = set(namer.labels)
+    for photo in batch:
+        row = true_class(photo.path)
+        truth = class_labels([row])[0] if row else None
+        small = Photo(photo.path, None, photo.thumbnail, photo.problem)  # the pixels go here
+        yield Answer(small, ranked.get(photo.path, ()), truth, truth is None or truth in known)
+
+
+def _tell(namer: Namer, answers: Iterable[Answer], total: int, form: str, gallery: Path | None) -> int:
+    """Prints each answer as it comes; problems go to the error stream, with a count at the end."""
+    from tqdm import tqdm
+
+    from timm_landmark.gallery import Gallery
+
+    page = Gallery(namer.title, namer.labels) if gallery else None
+    render = {"table": render_table, "csv": render_csv, "json": render_json}[form]
+    head, between, tail = {
+        "table": ("", "", ""),
+        "csv": ("photo,rank,landmark_id,name,probability\n", "", ""),
+        "json": ("[\n", ",\n", "\n]\n"),
+    }[form]
+    bad = 0
+    with tqdm(total=total, desc="predict", unit=" photos", disable=None) as progress:
+
+        def write(text: str) -> None:
+            progress.write(text, file=sys.stdout, end="")
+
+        write(head)
+        separator = ""
+        for answer in answers:
+            if answer.photo.problem:
+                bad += 1
+                progress.write(f"{escaped(answer.photo.path)}: {printable(answer.photo.problem)}", file=sys.stderr)
+            if text := render(answer, namer.labels):
+                write(separator + text)
+                separator = between
+            if page is not None:
+                page.add(answer)
+            progress.update()
+        write(tail)
+    sys.stdout.flush()
+    if page is not None:
+        page.write(gallery)
+        print(f"{gallery}: {page.summary()}", file=sys.stderr)
+    if bad:
+        print(f"{bad} of {total} photos could not be read", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def render_table(answer: Answer, labels: Sequence[Label]) -> str:
+    """The photo's path and a line for each guess; nothing for a bad photo."""
+    if not answer.guesses:
+        return ""
+    lines = [escaped(answer.photo.path)]
+    lines += [f"  {100 * each.probability:6.2f} %  {printable(labels[each.index].name, 80)}" for each in answer.guesses]
+    return "\n".join(lines) + "\n"
+
+
+def render_csv(answer: Answer, labels: Sequence[Label]) -> str:
+    """A line for each guess: photo, rank, landmark_id, name, probability; nothing for a bad photo."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for rank, each in enumerate(answer.guesses, 1):
+        label = labels[each.index]
+        name = printable(label.name)
+        writer.writerow(
+            [escaped(answer.photo.path), rank, printable(label.landmark_id), name, f"{each.probability:.6f}"]
+        )
+    return buffer.getvalue()
+
+
+def render_json(answer: Answer, labels: Sequence[Label]) -> str:
+    """One object: photo and guesses, or photo and problem; ASCII, so nothing in it can act on a terminal."""
+    found: dict[str, Any] = {"photo": _text(answer.photo.path)}
+    if answer.photo.problem:
+        found["problem"] = answer.photo.problem
+    else:
+        found["guesses"] = [
+            {**vars(labels[each.index]), "class": each.index, "probability": each.probability}
+            for each in answer.guesses
+        ]
+    if answer.truth:
+        found["truth"] = vars(answer.truth)
+    return json.dumps(found)
+
+
+def _text(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def escaped(path: Path) -> str:
+    """The path with control and format characters written out as Python writes them; spaces stay as they are."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char)[0] == "C" else char for char in _text(path)
+    )
