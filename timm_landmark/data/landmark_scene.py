@@ -24,7 +24,7 @@ def render(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
         An RGB image of ``size`` squared pixels.
     """
     light = draw_light(rng)
-    camera = _camera(landmark, rng, size * SUPERSAMPLING)
+    camera = draw_camera(landmark, rng, size * SUPERSAMPLING)
     scene = landmark.extend(surroundings(landmark, camera.eye, rng))
     canvas = backdrop(camera, light, rng, size, SUPERSAMPLING)
     draw = ImageDraw.Draw(canvas)
@@ -35,7 +35,8 @@ def render(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
     return _develop(canvas.reduce(SUPERSAMPLING), light, rng)
 
 
-def _camera(landmark: Model, rng: np.random.Generator, size: int) -> Camera:
+def draw_camera(landmark: Model, rng: np.random.Generator, size: int) -> Camera:
+    """A viewpoint about the front, near or far, from the street or from above, the landmark more or less centred."""
     low, high = landmark.bounds()
     extent = high - low
     fov = np.radians(rng.uniform(34, 72))
