@@ -104,17 +104,12 @@ def run_killed(moment, epoch, data, run, *options):
 @pytest.mark.parametrize(
     ("moment", "epoch"),
     [("unlinked", 2)]
-    + [
-        pytest.param(moment, epoch, marks=pytest.mark.full)
-        for moment in MOMENTS
-        for epoch in (0, 2, EPOCHS - 1)
-        if (moment, epoch) != ("unlinked", 2)
-    ],
+    + [pytest.param(moment, epoch, marks=pytest.mark.full) for moment in MOMENTS for epoch in (0, EPOCHS - 1)],
 )
 def test_killed_at_any_moment_it_ends_like_an_uninterrupted_run(data, trainer, whole, tmp_path, moment, epoch):
     run = tmp_path / "run"
     assert run_killed(moment, epoch, data, run, *trainer) == -signal.SIGKILL
-    assert read_info(run)["finished"] is False
+    assert read_info(run)["finished"] is False  # also where the last checkpoint is there: nothing has looked yet
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     check_finished(run, whole)
 
@@ -203,6 +198,27 @@ def test_only_the_first_process_makes_the_folder(data, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     assert train(data, tmp_path / "run", "--train-script", train_script()) == 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.script
+def test_the_other_processes_resume_where_the_first_does(data, tmp_path, monkeypatch):
+    """The first one settles the folder meanwhile, so they look at checkpoints, never at summary.csv."""
+    run, script = tmp_path / "run", ["--train-script", train_script()]
+    assert train(data, run, "--epochs", 2, *script) == 0
+    given = []
+    monkeypatch.setattr(TrainScript, "run", lambda self, argv: given.append(argv))
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert train(data, run, "--epochs", 2, "--resume", *script) == 0
+    assert given == []  # finished: the first process does not start either
+    assert train(data, run, "--epochs", 3, "--resume", *script) == 0
+    assert given[0][given[0].index("--resume") + 1] == str(run / "last.pth.tar")
+    (run / "last.pth.tar").rename(run / "tmp.pth.tar")  # killed before the checkpoint got its name
+    assert train(data, run, "--epochs", 3, "--resume", *script) == 0
+    assert "--resume" in given[1]
+    (run / "tmp.pth.tar").unlink()
+    assert train(data, run, "--epochs", 3, "--resume", *script) == 0
+    assert "--resume" not in given[2]
 
 
 @pytest.mark.parametrize(("batch", "processes", "accumulation"), [(64, 3, 1), (64, 2, 3), (12, 5, 1), (1, 2, 1)])

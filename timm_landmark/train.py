@@ -14,7 +14,7 @@ from timm_landmark.data.layout import ClassRow, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file
 from timm_landmark.machine import machine_info
-from timm_landmark.runs import read_info, read_summary, settle, update_info
+from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -123,12 +123,19 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     if rank == 0:
         finished = _prepare_folder(own, args, info, classes, share * processes)
         if finished >= args.epochs:
+            if not read_info(own.output).get("finished"):  # killed after the last checkpoint
+                update_info(own.output, epochs_finished=finished, finished=True)
             print(f"{own.output} is finished: {finished} epochs")
             return 0
-    elif own.resume:
-        finished = len(read_summary(own.output))  # rank 0 has the say; the script meets before it reads
+    elif (
+        own.resume
+    ):  # what rank 0 finds, whether it has settled the folder yet or not; it renames the first to the second
+        epochs = [checkpoint_epoch(own.output / name) for name in (PARTIAL, LAST)]
+        finished = max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
+        if finished >= args.epochs:
+            return 0
     if finished:
-        options += ["--resume", str(own.output / "last.pth.tar")]
+        options += ["--resume", str(own.output / LAST)]
     elif own.init_from or (own.output / init_from.FILE).exists():
         options += ["--initial-checkpoint", str(own.output / init_from.FILE)]
     return _run(trainer, ["-c", str(recipe), *options], own.output, args, rank, paper)
