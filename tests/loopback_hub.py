@@ -174,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repo(self, repo_id: str, revision: str | None) -> tuple[Repo, str] | None:
         repo = self.hub.repos.get(repo_id)
-        if repo is None or (repo.private and not self._authorized):
+        if self.headers.get("Authorization") and not self._authorized:
+            self._error(401, None, "Invalid credentials in Authorization header")
+        elif repo is None or (repo.private and not self._authorized):
             self._error(404, "RepoNotFound", "Repository not found") if self._authorized else self._error(
                 401, "RepoNotFound", "Invalid username or password."
             )

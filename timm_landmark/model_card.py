@@ -196,9 +196,18 @@ def training_words(run: Run) -> str:
         f"epochs at {info.get('img_size')} pixels, global batch {info.get('global_batch')}, {args.get('opt')} at a "
         f"learning rate of {args.get('lr')} ({rule}), by {printable(str(trainer.get('kind')), 40)} with timm "
         f"{printable(str(trainer.get('timm')), 20)}"
+        + (f"; started from {started}" if (started := _start(info)) else "")
         + (f"; {seconds:.0f} s on {printable(str(machine), 60)}" if seconds and machine else "")
         + ". `run.json` and `summary.csv` tell the rest."
     )
+
+
+def _start(info: dict[str, Any]) -> str | None:
+    start = info.get("init_from")
+    if not start:
+        return None
+    share = f"{start['parameters_copied'] / 1e6:.2f} of {start['parameters'] / 1e6:.2f} M parameters"
+    return f"{markdown(str(start['source']))} ({share}), the rest fresh"
 
 
 def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
@@ -209,15 +218,15 @@ def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
     if run.data is not None and sha256_file(run.data / "manifest.csv") == digest:
         release = printable(str(read_info(run.data).get("release") or ""), 80)
     known = rights(release)
-    drawn = "The pictures were drawn by code; nobody else has rights in them." if "synth" in release.lower() else None
-    title = release or "a prepared data set"
+    drawn = "The pictures were drawn by code; nobody else has rights in them." if release == "synthetic" else None
+    title = "procedural landmarks" if drawn else release or "a prepared data set"
+    words = markdown(title) if release else "a data set that was not at hand when this card was written"
     counts = ", ".join(f"{sum(getattr(row, split) for row in classes)} images in {split}" for split in SPLITS)
     return {
-        "title": markdown(title) if release else title,
+        "title": markdown(title),
         "slug": "".join(char if char.isalnum() else "-" for char in title.lower()).strip("-"),
         "known": bool(release),
-        "text": f"{markdown(release) if release else 'A data set that was not at hand when this card was written'}, "
-        f"prepared by `timm-landmark` (digest of its manifest: `{digest}`).",
+        "text": f"{words[:1].upper()}{words[1:]}, prepared by `timm-landmark` (digest of its manifest: `{digest}`).",
         "classes": len(classes),
         "counts": counts,
         "licence": drawn or known["licence_text"],

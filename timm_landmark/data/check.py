@@ -42,11 +42,13 @@ def read_sums(data: Path) -> dict[str, str]:
         UserError: If it is missing or a line of it cannot be read.
     """
     try:
-        lines = (data / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = (data / SUMS).read_bytes().decode().split("\n")  # not splitlines: it takes other bytes for line ends
     except FileNotFoundError:
         raise UserError(f"{SUMS} is missing: the run that made {data} did not end; repeat it to finish") from None
     except UnicodeDecodeError:
         raise UserError(f"{SUMS} is damaged: not UTF-8") from None
+    if lines.pop():
+        raise UserError(f"{SUMS} is damaged: its last line has no end")
     pairs = [line.partition("  ") for line in lines]
     if broken := [number for number, (digest, _, name) in enumerate(pairs, 1) if len(digest) != 64 or not name]:
         raise UserError(f"{SUMS} is damaged: line {broken[0]} is not 'sha256  path'")

@@ -1,0 +1,170 @@
+"""``check``: a flipped byte anywhere is found; it sees a data set, an exported folder, or a repository on the Hub."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from loopback_hub import LoopbackHub
+from run_helpers import TINY, make_run
+from safetensors.torch import load_file, save_file
+
+from timm_landmark.check import check_model, main
+from timm_landmark.data.check import write_sums
+from timm_landmark.data.synthesize import synthesize
+from timm_landmark.errors import UserError
+from timm_landmark.export import main as export
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("check")
+    export([str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f")])
+    return path / "f"
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "f")
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """Where the fresh process is not the matter."""
+    monkeypatch.setattr("timm_landmark.check._vectors", lambda source, folder: [])
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_sound_folder(folder, capsys):
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: sound\n"
+
+
+def test_a_flipped_byte_anywhere_is_found(folder, no_process):
+    for path in sorted(folder.iterdir()):
+        before = path.read_bytes()
+        for at in {0, len(before) // 2, len(before) - 1}:
+            flip(path, at)
+            problems = check_model(str(folder))
+            name = path.name
+            assert any(name in problem or "sha256sums.txt" in problem or "missing" in problem for problem in problems)
+            path.write_bytes(before)
+    assert check_model(str(folder)) == []
+
+
+def test_missing_and_foreign_files(folder, no_process):
+    (folder / "summary.csv").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    problems = "\n".join(check_model(str(folder)))
+    assert "summary.csv: missing" in problems and "pytorch_model.bin: foreign" in problems
+    (folder / "sha256sums.txt").unlink()
+    assert "sha256sums.txt is missing" in check_model(str(folder))[0]
+
+
+def edited(folder, name, change):
+    config = json.loads((folder / name).read_text())
+    change(config)
+    (folder / name).write_text(json.dumps(config))
+    write_sums(folder)  # as if someone had made it so
+
+
+def test_other_weights_are_found_by_their_logits(folder):
+    weights = load_file(folder / "model.safetensors")
+    key = next(name for name, value in weights.items() if value.ndim == 4)
+    weights[key] = weights[key] * 1.5
+    save_file(weights, folder / "model.safetensors")
+    write_sums(folder)
+    (problem,) = check_model(str(folder))
+    assert re.match(r"model.safetensors: logits differ from test_vectors.safetensors by .*, allowed 0.0001", problem)
+
+
+def test_weights_that_do_not_load_are_said(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    problems = "\n".join(check_model(str(folder)))
+    assert "does not load with timm in a fresh process" in problems and "model.safetensors: changed" in problems
+
+
+def test_class_count_and_labels(folder, no_process):
+    edited(folder, "config.json", lambda config: config["label_names"].pop())
+    assert any("2 label names for 3 classes" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["0", "2", "1"]))
+    assert any("not the names of classes.csv" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2))
+    assert any("2 classes, classes.csv has 3" in problem for problem in check_model(str(folder)))
+
+
+def test_a_config_that_asks_for_a_pickle_is_said(folder, no_process):
+    edited(folder, "config.json", lambda config: config["pretrained_cfg"].update(hf_hub_filename="x.bin"))
+    assert any("asks for 'x.bin' instead of model.safetensors" in problem for problem in check_model(str(folder)))
+
+
+def test_figures_of_the_card_against_the_runs(folder, no_process):
+    edited(folder, "run.json", lambda info: info["evaluation"]["test"]["top1"].update(value=0.9))
+    (problem,) = check_model(str(folder))
+    assert problem == "README.md: top-1 on test is 0.6666666666666666, run.json says 0.9"
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("model-index:", "model_index:"))
+    write_sums(folder)
+    assert any(problem.startswith("README.md: top-1 on test is None") for problem in check_model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "config, says",
+    [
+        (b"[]", "not what `timm-landmark export` writes"),
+        (b"{", "not what `timm-landmark export` writes"),
+        (
+            b'{"architecture": "no\\u001b[31mthing", "num_classes": 3, "pretrained_cfg": {}}',
+            "no architecture 'no [31mthing'",
+        ),
+        (b'{"architecture": "resnet18", "num_classes": "many", "pretrained_cfg": {}}', "not what"),
+        (b'{"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"label_names": 7}}', "not what"),
+    ],
+)
+def test_hostile_configs(folder, config, says, capsys):
+    (folder / "config.json").write_bytes(config)
+    write_sums(folder)
+    assert main([str(folder)]) == 1
+    shown = capsys.readouterr().out
+    assert says in shown and "\x1b" not in shown
+
+
+def test_a_prepared_data_set_is_seen(tmp_path, capsys):
+    synthesize(tmp_path / "data", 2, 4, 32, 0)
+    assert main([str(tmp_path / "data")]) == 0
+    image = next((tmp_path / "data" / "train").rglob("*.jpg"))
+    flip(image, 100)
+    assert main([str(tmp_path / "data")]) == 1
+    assert f"{image.name}: changed" in capsys.readouterr().out
+
+
+def test_what_is_neither(tmp_path):
+    with pytest.raises(UserError, match=r"neither a prepared data set .* nor an exported model"):
+        main([str(tmp_path)])
+    with pytest.raises(UserError, match="hf-hub:ORG/NAME"):
+        main(["org/name"])
+
+
+def test_a_repository_on_the_hub(tmp_path):
+    """In a fresh process, as a user: sound; with a pickle beside it and a changed card, both are named."""
+    export([str(make_run(tmp_path / "run", **TINY)), "--output", str(tmp_path / "f")])
+    files = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    with LoopbackHub() as hub:
+        hub.add("org/good", files)
+        hub.add("org/bad", {**files, "README.md": files["README.md"] + b".", "x.pth": b"x", ".gitattributes": b""})
+        for repo, code, says in (("good", 0, ["sound"]), ("bad", 1, ["README.md: changed", "x.pth: foreign"])):
+            child = subprocess.run(
+                [sys.executable, "-m", "timm_landmark.cli", "check", f"hf-hub:org/{repo}"],
+                env=hub.env(tmp_path / "cache"), capture_output=True, text=True,
+            )  # fmt: skip
+            assert child.returncode == code, child.stderr
+            assert all(words in child.stdout for words in says), child.stdout
+        assert ("GET", "/org/bad/resolve/main/x.pth") not in hub.requests
+        assert not any(path.endswith(".pth") for _, path in hub.requests)
