@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
             "scheduler steers it instead. The batch (-b, 64) is global: under torchrun each process takes its share."
         ),
         epilog=(
-            "With --workers 0 a run that was interrupted and resumed ends with the same summary.csv as another; "
+            "With --workers 0 a resumed run ends with the same summary.csv as an uninterrupted one; "
             "with workers only the rates and the set of epochs are promised. Several GPUs: torchrun --nproc-per-node N "
             "-m timm_landmark.cli train MODEL ..."
         ),
