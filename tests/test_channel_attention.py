@@ -1,15 +1,23 @@
 """The attention unit: every form against the plain reference."""
 
+from contextlib import nullcontext
+
 import pytest
+import timm
 import torch
 
+import timm_landmark  # noqa: F401  registers the models
 from timm_landmark.layers import (
     PATHS,
+    ChannelAttention2d,
     attention_scale,
     channel_attend,
+    channel_attention_macs,
     channel_attention_reference,
+    choose_path,
     force_path,
 )
+from timm_landmark.layers.folded_output import can_fold, folds_cheaply
 
 # (batch, in_chs, out_chs, groups, height, width)
 SHAPES = [
@@ -68,3 +76,182 @@ def test_gradcheck(path: str, block: str) -> None:
     shape = (2, 6, 12, 3, 2, 2)
     with force_path(path):
         assert torch.autograd.gradcheck(lambda *inputs: attention_scale(*inputs, shape[3]), make(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+@pytest.mark.parametrize("path", PATHS)
+def test_lower_precision_stays_near_float64(path: str, size: float, dtype: torch.dtype) -> None:
+    """Also with activations a hundred times larger: finite, and as exact as the inputs' own rounding allows."""
+    shape = (2, 32, 64, 8, 7, 7)
+    inputs = make(shape, dtype, size)
+    exact = scale_and_grads(shape, "reference", [t.detach().double().requires_grad_() for t in inputs])
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    for ours, theirs in zip(scale_and_grads(shape, path, inputs), exact, strict=True):
+        assert ours.dtype == dtype
+        assert ours.isfinite().all()
+        difference = (ours.double() - theirs).abs().max()
+        assert difference <= tolerance * theirs.abs().max().clamp(min=1e-3) * (50 if size > 1 else 1)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_logits_of_any_size_keep_the_softmax_finite(path: str) -> None:
+    shape = (1, 8, 16, 4, 4, 4)
+    inputs = [(t * 1e4).detach().requires_grad_() for t in make(shape)]
+    results = scale_and_grads(shape, path, inputs)
+    assert all(t.isfinite().all() for t in results)
+    torch.testing.assert_close(results[0], scale_and_grads(shape, "reference", inputs)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_autocast_sums_in_float32(path: str) -> None:
+    shape = (2, 16, 32, 4, 5, 5)
+    inputs = make(shape, torch.float32, 100.0)
+    outside = scale_and_grads(shape, path, inputs)
+    with torch.autocast("cpu", torch.float16):
+        inside = scale_and_grads(shape, path, inputs)
+    for ours, theirs in zip(inside, outside, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_the_same_numbers_twice(path: str) -> None:
+    inputs = make((3, 16, 32, 4, 6, 6), torch.float32)
+    first, second = (scale_and_grads((3, 16, 32, 4, 6, 6), path, inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_second_derivative_is_refused_by_name() -> None:
+    inputs = make((1, 4, 8, 2, 2, 2))
+    with force_path("product"):
+        (grad,) = torch.autograd.grad(attention_scale(*inputs, 2).sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="channel_attend_backward"):
+        grad.sum().backward()
+
+
+def test_the_streamed_unit_keeps_no_map() -> None:
+    """Peak of what one call allocates: less than a quarter of the ch x ch map of the batch."""
+    batch, in_chs, out_chs = 8, 256, 512
+    x = torch.randn(batch, in_chs, 3, 3)
+    weights = [torch.randn(out_chs, in_chs // 32, 1, 1) for _ in "qkv"]
+    with torch.profiler.profile(profile_memory=True) as profile, force_path("product"), torch.no_grad():
+        attention_scale(x, *weights, 32)
+    largest = max((event.cpu_memory_usage for event in profile.events() if event.name == "aten::empty"), default=0)
+    assert 0 < largest < batch * out_chs * out_chs * 4 / 1.5
+
+
+# The paper's Table 1 at 224 pixels: in_chs, out_chs, side; and the form that counting names.
+STAGES = [(128, 256, 56, "gram"), (256, 512, 28, "gram"), (512, 1024, 14, "gram"), (1024, 2048, 7, "product")]
+
+
+@pytest.mark.parametrize(("in_chs", "out_chs", "side", "path"), STAGES)
+def test_choice_and_counts_by_stage(in_chs: int, out_chs: int, side: int, path: str) -> None:
+    shapes = (in_chs, out_chs, 32, side, side)
+    assert choose_path(*shapes) == path
+    macs = {p: channel_attention_macs(*shapes, p) for p in PATHS}
+    assert macs["plain"]["logits"] == out_chs * out_chs * side * side == 205_520_896
+    assert macs["gram"]["gram"] == in_chs * in_chs * side * side
+    assert sum(macs[path].values()) == min(sum(macs[p].values()) for p in STREAMED)
+    with force_path("plain"):
+        assert choose_path(*shapes) == "plain"
+    assert choose_path(*shapes) == path
+
+
+def test_small_maps_take_the_product() -> None:
+    assert choose_path(1024, 2048, 32, 3, 3) == "product"
+    assert choose_path(512, 1024, 32, 6, 6) == "product"
+    assert choose_path(128, 256, 32, 24, 24) == "gram"
+
+
+def test_an_unknown_form_is_refused_and_the_choice_stays() -> None:
+    with pytest.raises(ValueError, match="plain, product, gram"), force_path("fast"):
+        pass
+    with pytest.raises(ValueError, match="no such form"):
+        channel_attention_macs(8, 16, 4, 2, 2, "fast")
+    assert choose_path(128, 256, 32, 56, 56) == "gram"
+
+
+def unit(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> ChannelAttention2d:
+    """A unit whose BatchNorm has weights and running statistics of its own."""
+    torch.manual_seed(0)
+    module = ChannelAttention2d(shape[1], shape[2], groups=shape[3]).to(dtype)
+    for tensor in (module.norm.weight, module.norm.bias, module.norm.running_mean, module.norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    return module
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 8, 16, 4, 3, 5), (1, 12, 36, 1, 4, 4), (3, 64, 64, 32, 2, 1)])
+def test_folded_output_is_batchnorm_and_scale(shape: tuple[int, ...], training: bool) -> None:
+    """Values, gradients of input and parameters, and the running statistics, against convolution and BatchNorm."""
+    x = make(shape)[0]
+    modules = [unit(shape).train(training) for _ in range(2)]
+    assert folds_cheaply(shape[1], shape[3], *shape[4:]) == (shape[4] * shape[5] >= shape[1] // shape[3])
+    folded = modules[0](x)
+    with force_path("plain"):
+        plain = modules[1](x)
+    weights = torch.linspace(-1, 2, plain.numel(), dtype=plain.dtype).view(plain.shape)
+    ours = torch.autograd.grad((folded * weights).sum(), [x, *modules[0].parameters()])
+    theirs = torch.autograd.grad((plain * weights).sum(), [x, *modules[1].parameters()])
+    for a, b in [(folded, plain), *zip(ours, theirs, strict=True)]:
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    for (name, a), b in zip(modules[0].named_buffers(), modules[1].buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_folded_output_survives_a_large_mean_in_float32() -> None:
+    """Variance from the centred input: a mean ten times the deviation costs no more than BatchNorm itself loses."""
+    shape = (4, 16, 32, 4, 8, 8)
+    x = make(shape, torch.float32)[0].detach() + 10
+    module = unit(shape, torch.float32).train()
+    exact = unit(shape).train()(x.double())
+    folded = module(x).double()
+    with force_path("plain"):
+        plain = unit(shape, torch.float32).train()(x).double()
+    error, usual = ((t - exact).abs().max() for t in (folded, plain))
+    assert error <= 3 * usual + 1e-5
+
+
+def test_other_norms_keep_the_usual_way() -> None:
+    for norm in (torch.nn.SyncBatchNorm, lambda channels, **_: torch.nn.GroupNorm(4, channels)):
+        module = ChannelAttention2d(8, 16, groups=4, norm_layer=norm).eval()
+        assert not can_fold(torch.randn(2, 8, 5, 5), module.norm)
+        assert module(torch.randn(2, 8, 5, 5)).shape == (2, 16, 5, 5)
+    half = torch.randn(2, 8, 5, 5, dtype=torch.bfloat16)
+    assert not can_fold(half, torch.nn.BatchNorm2d(16))
+
+
+def test_one_value_a_channel_is_refused_in_training() -> None:
+    with pytest.raises(ValueError, match="more than"):
+        ChannelAttention2d(8, 16, groups=8).train()(torch.randn(1, 8, 1, 1))
+
+
+def losses(path: str | None, dtype: torch.dtype, steps: int) -> list[float]:
+    """Losses of the first training steps of a small ResNeAt under one form, or as chosen."""
+    torch.manual_seed(0)
+    model = (
+        timm.create_model("resneat50", num_classes=5, layers=(1, 1, 1, 1), channels=(32, 64, 128, 128))
+        .to(dtype)
+        .train()
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    x, y = torch.randn(steps, 8, 3, 64, 64, dtype=dtype), torch.randint(0, 5, (steps, 8))
+    taken = []
+    with force_path(path) if path else nullcontext():
+        for images, labels in zip(x, y, strict=True):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            taken.append(loss.item())
+    return taken
+
+
+def test_pair_of_runs_float32() -> None:
+    """Plain and fast, same seed: five losses agree to 1e-4; later they drift as any two summation orders do."""
+    torch.testing.assert_close(losses(None, torch.float32, 5), losses("plain", torch.float32, 5), rtol=1e-4, atol=0)
+
+
+def test_pair_of_runs_float64() -> None:
+    """Two losses, so that one whole step (gradients, Adam, running statistics) lies between them."""
+    torch.testing.assert_close(losses(None, torch.float64, 2), losses("plain", torch.float64, 2), rtol=1e-9, atol=0)

@@ -74,6 +74,11 @@ def choose_path(in_chs: int, out_chs: int, groups: int, height: int, width: int)
     return min(moved, key=lambda path: macs[path] + MACS_PER_ELEMENT_MOVED * moved[path])
 
 
+def is_forced(path: str) -> bool:
+    """Whether ``force_path`` holds the units to this form."""
+    return _forced == path
+
+
 @contextmanager
 def force_path(path: str) -> Iterator[None]:
     """Within this context every attention unit of the process takes the named form, whatever its shapes.

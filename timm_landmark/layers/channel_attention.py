@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from timm.models import register_notrace_function
 from torch import nn
 
-from timm_landmark.layers.attention_path import choose_path
+from timm_landmark.layers.attention_path import choose_path, is_forced
 from timm_landmark.layers.channel_attend import channel_attend
+from timm_landmark.layers.folded_output import can_fold, folded_output, folds_cheaply, in_autocast
 
 
 def channel_attention_reference(
@@ -63,7 +64,7 @@ torch.fx.wrap("attention_scale")
 
 
 def _plain(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
-    if torch.is_autocast_enabled(x.device.type):
+    if in_autocast(x):
         with torch.autocast(x.device.type, enabled=False):
             return _in_float32(x, wq, wk, wv, groups)
     return _in_float32(x, wq, wk, wv, groups)
@@ -103,4 +104,12 @@ class ChannelAttention2d(nn.Module):
         """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
         weights = (self.query.weight, self.key.weight, self.value.weight)
         scale = attention_scale(x, weights[0], weights[1], weights[2], self.groups)
+        if torch.jit.is_scripting():
+            return scale[:, :, None, None] * self.norm(self.output(x))
+        return self._scaled_output(x, scale)
+
+    @torch.jit.ignore
+    def _scaled_output(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if can_fold(x, self.norm) and not is_forced("plain") and folds_cheaply(x.shape[1], self.groups, *x.shape[2:]):
+            return folded_output(x, scale, self.output.weight, self.norm, self.groups)
         return scale[:, :, None, None] * self.norm(self.output(x))

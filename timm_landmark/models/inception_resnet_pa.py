@@ -64,7 +64,7 @@ class PreActResidual(nn.Module):
         h = self.norm_act(x)
         h = torch.cat([branch(h) for branch in self.branches], 1)
         h = self.conv2d(self.norm_act_out(h))
-        return x + self.drop_path(h * self.scale)
+        return torch.add(x, self.drop_path(h), alpha=self.scale)  # scaled and added in one pass
 
 
 def _branch(

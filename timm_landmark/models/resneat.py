@@ -103,7 +103,8 @@ class ChannelAttentionBottleneck(nn.Module):
             x = self.drop_path(x)
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
-        return self.act3(x + shortcut)
+        x += shortcut
+        return self.act3(x)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
