@@ -109,7 +109,7 @@ def test_right_wrong_and_confusions(tmp_path):
 def test_without_truth_nothing_is_judged(tmp_path):
     found, gallery = page(tmp_path, [ANSWERS[5]])
     assert "right" not in found.text and "Confusions" not in found.text and not found.all("input")
-    assert "1 photo," in found.text and gallery.summary() == "1 photos, 1 shown"
+    assert "1 photo," in found.text and gallery.summary() == "1 photo, 1 shown"
 
 
 def test_beyond_the_cap_the_counts_are_still_of_all(tmp_path, monkeypatch):

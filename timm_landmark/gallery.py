@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 3000  # photos with a picture, about 20 MB; of more, the counts and the confusions are still of all
 MOST_CONFUSIONS = 50
-GUESSES = 3
+GUESSES, LEAST = 3, 0.001  # guesses a photo; after the first only those that show in a percentage
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,16 @@ class Gallery:
         if state == "wrong":
             self._confusions[answer.truth.name, first.name] += 1
         if answer.photo.thumbnail is not None and len(self._cards) < MOST_SHOWN:
-            guesses = tuple((self._labels[each.index].name, each.probability) for each in answer.guesses[:GUESSES])
+            first_ones = enumerate(answer.guesses[:GUESSES])
+            told = [each for rank, each in first_ones if rank == 0 or each.probability >= LEAST]
+            guesses = tuple((self._labels[each.index].name, each.probability) for each in told)
             truth = answer.truth.name if answer.truth else None
             self._cards.append(Card(_data_uri(answer), answer.photo.path.name, guesses, truth, state))
 
     def summary(self) -> str:
         """A line for the terminal."""
-        text = f"{sum(self._states.values())} photos, {len(self._cards)} shown"
+        photos = sum(self._states.values())
+        text = f"{photos} photo{'s' * (photos != 1)}, {len(self._cards)} shown"
         judged = self._states["right"] + self._states["wrong"]
         return f"{text}, {self._states['right']} of {judged} right" if judged else text
 
