@@ -24,7 +24,7 @@ CONV, HEAD = "conv1.weight", ("fc.weight", "fc.bias")
 
 
 def build(name: str = "resneat50", **arguments):
-    return timm.create_model(name, pretrained=True, **arguments)
+    return timm.create_model(name, pretrained=True, **arguments).eval()  # a forward pass must not move the statistics
 
 
 def compare(model, stored=STORED, but: tuple[str, ...] = ()) -> str:
