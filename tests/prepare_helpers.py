@@ -17,6 +17,9 @@ from PIL import Image
 
 from timm_landmark.cli import main
 
+# What the installed command does.
+COMMAND = "import sys, timm_landmark_cli; sys.exit(timm_landmark_cli.main())"
+
 
 def scene(seed: int, width: int = 160, height: int = 120) -> Image.Image:
     """A smooth random picture of 1/f noise in colour: no two seeds are near duplicates."""
@@ -81,7 +84,7 @@ def command(metadata: Path, images: Path, output: Path, *more: str) -> list[str]
 def run_prepare(*arguments: str, **options) -> subprocess.CompletedProcess:
     """The verb in a process of its own, as a user starts it."""
     return subprocess.run(
-        [sys.executable, "-m", "timm_landmark.cli", "prepare", *arguments],
+        [sys.executable, "-c", COMMAND, "prepare", *arguments],
         capture_output=True,
         text=True,
         check=False,

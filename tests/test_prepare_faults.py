@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from prepare_helpers import (
+    COMMAND,
     command,
     encode,
     finish,
@@ -192,10 +193,10 @@ def test_a_source_that_vanishes_midway(source, undisturbed, tmp_path):
 SMALL_DISK = """
 set -e
 mount -t tmpfs -o size=2m tmpfs "$1"
-status=0; "$2" -m timm_landmark.cli prepare "${@:3}" || status=$?
+status=0; "$2" -c "$3" prepare "${@:4}" || status=$?
 echo "first: $status"
 mount -o remount,size=100m "$1"
-"$2" -m timm_landmark.cli prepare "${@:3}"
+"$2" -c "$3" prepare "${@:4}"
 cp -r "$1/data" "$1.copy"
 """
 
@@ -209,7 +210,7 @@ cp -r "$1/data" "$1.copy"
 def test_a_full_disk_is_said_clearly_and_the_next_run_goes_on(source, undisturbed, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    script = ["unshare", "-rm", "bash", "-c", SMALL_DISK, "bash", str(disk), sys.executable]
+    script = ["unshare", "-rm", "bash", "-c", SMALL_DISK, "bash", str(disk), sys.executable, COMMAND]
     result = subprocess.run([*script, *command(*source, disk / "data")], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "first: 2" in result.stdout

@@ -27,10 +27,10 @@ def perceptual_hash(image: Image.Image) -> int:
     Returns:
         A number from 0 to 2**64 - 1.
     """
-    grey = image.convert("L").resize((32, 32), Image.Resampling.BOX)
-    low = (_COSINES @ np.asarray(grey, dtype=np.int64) @ _COSINES.T).ravel()  # (8, 32) @ (32, 32) @ (32, 8) -> (64,)
-    middle = np.partition(low, (31, 32))[31:33].sum()
-    return int.from_bytes(np.packbits(2 * low > middle).tobytes(), "big")
+    small = image.reduce(8) if image.size == (256, 256) else image.convert("RGB").resize((32, 32), Image.Resampling.BOX)
+    grey = np.frombuffer(small.convert("L").tobytes(), dtype=np.uint8).reshape(32, 32).astype(np.int64)
+    low = (_COSINES @ grey @ _COSINES.T).ravel()  # (8, 32) @ (32, 32) @ (32, 8) -> (64,)
+    return int.from_bytes(np.packbits(2 * low > np.sort(low)[31:33].sum()).tobytes(), "big")
 
 
 def group_images(hashes: Mapping[str, int], threshold: int = THRESHOLD) -> dict[str, str]:

@@ -131,12 +131,10 @@ def _serve(function: Callable[[Any], Any], connection: Connection, foreign: list
         else:
             handle.close()
     while True:
-        ready = connection.poll(1.0)
-        if os.getppid() != parent:  # the parent was killed: nobody waits for this, nor for the jobs it had sent
-            os._exit(0)
-        if not ready:
-            continue
         try:
-            connection.send(function(connection.recv()))
+            job = connection.recv()  # ends when the parent does: no other process holds its end of the pipe
+            if os.getppid() != parent:  # it was killed: nobody waits for the jobs that it had sent
+                os._exit(0)
+            connection.send(function(job))
         except (EOFError, OSError):
             os._exit(0)
