@@ -1,4 +1,4 @@
-"""The whole way of a model, each step the verb that a user calls, in a fresh process: drawn data to a named photo."""
+"""The whole way of a model by the verbs that a user calls: drawn data, a run, an export, the Hub, a named photo."""
 
 import csv
 import io
@@ -10,27 +10,50 @@ import sys
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
 
+# One process for all verbs, which knows only the loopback Hub: torch is imported once. check and push start their own.
+_VERBS = """
+import contextlib, io, json, sys
+from timm_landmark.cli import main
+for line in sys.stdin:
+    said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        code = main(json.loads(line))
+    print(json.dumps([code, *(each.getvalue() for each in said)]), flush=True)
+"""
+
 
 class Shell:
-    """Runs ``timm-landmark`` and keeps what it said."""
+    """Runs ``timm-landmark`` and gives what it said."""
 
     def __init__(self, folder, env):
-        self.folder, self.env = folder, env
+        self.child = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _VERBS], cwd=folder, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.stdin.close()
+        self.child.wait()
 
     def __call__(self, *words, code=0):
-        child = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "timm_landmark.cli", *map(str, words)],
-            cwd=self.folder, env=self.env, capture_output=True, text=True,
-        )  # fmt: skip
-        assert child.returncode == code, f"{words}: {child.returncode}\n{child.stdout[-2000:]}\n{child.stderr[-3000:]}"
-        assert "Traceback" not in child.stderr
-        return child.stdout
+        self.child.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+        self.child.stdin.flush()
+        answer = self.child.stdout.readline()
+        assert answer, f"{words}: a traceback"
+        found, out, err = json.loads(answer)
+        assert found == code, f"{words}: {found}\n{out[-2000:]}\n{err[-3000:]}"
+        if code == 2:
+            assert len(err.strip().splitlines()) == 1 and err.startswith(f"timm-landmark {words[0]}: error: "), err
+        return out
 
 
 @pytest.mark.parametrize("model", ["test_resnet", pytest.param("resneat50", marks=pytest.mark.full)])
 def test_from_drawn_data_to_a_named_photo(model, tmp_path):
-    with LoopbackHub() as hub:
-        run = Shell(tmp_path, hub.env(tmp_path / "home", token=TOKEN, OMP_NUM_THREADS="1"))
+    env = dict(token=TOKEN, OMP_NUM_THREADS="1")
+    with LoopbackHub() as hub, Shell(tmp_path, hub.env(tmp_path / "home", **env)) as run:
         run("synthesize", "--output", "data", "--classes", 3, "--images", 16, "--size", 64, "--seed", 1)
         assert "sound" in run("check", "data")
         small = ("--epochs", 2, "--img-size", 64, "-b", 12, "--workers", 0, "--device", "cpu")

@@ -1,6 +1,7 @@
 """``push``: checked, announced, sent in one commit by huggingface_hub, and what came up is what was exported."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from run_helpers import make_run
 from timm.models import PretrainedCfg
 
+from timm_landmark import cli
 from timm_landmark.errors import UserError
 from timm_landmark.export import main as export
 from timm_landmark.push import check_name
@@ -25,11 +27,29 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def push(tmp_path):
+    """In a fresh process."""
+
     def run(hub, *arguments, token=TOKEN):
         return subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "timm_landmark.cli", "push", *map(str, arguments)],
             env=hub.env(tmp_path / "home", token=token), capture_output=True, text=True,
         )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """In this process, and without check's own: where neither is the matter."""
+
+    def run(hub, *arguments, token=TOKEN):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr("timm_landmark.check._vectors", lambda source, folder: [])
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        return cli.main(["push", *map(str, arguments)])
 
     return run
 
@@ -41,14 +61,14 @@ def pasted(line):
     return found["cfgs"]
 
 
-def test_dry_run_says_what_goes_where_and_sends_nothing(folder, push):
+def test_dry_run_says_what_goes_where_and_sends_nothing(folder, quick, capsys):
     with LoopbackHub() as hub:
-        child = push(hub, folder, "org/mine", "--dry-run", "--private", token=None)
-        assert child.returncode == 0, child.stderr
-        assert f"{folder} -> {hub.url}/org/mine, branch main" in child.stdout and "private" in child.stdout
+        assert quick(hub, folder, "org/mine", "--dry-run", "--private", token=None) == 0
+        said = capsys.readouterr().out
+        assert f"{folder} -> {hub.url}/org/mine, branch main" in said and "private" in said
         for path in folder.iterdir():
-            assert re.search(rf"[\d,]+ bytes  {re.escape(path.name)}\n", child.stdout)
-        assert "dry run: nothing was sent" in child.stdout and "settings/tokens" in child.stdout
+            assert re.search(rf"[\d,]+ bytes  {re.escape(path.name)}\n", said)
+        assert "dry run: nothing was sent" in said and "settings/tokens" in said
         assert hub.requests == [] and hub.repos == {}
 
 
@@ -73,34 +93,64 @@ def test_push_pull_and_the_line_to_paste(folder, push, tmp_path):
         )  # fmt: skip
         assert check.returncode == 0, check.stdout + check.stderr
 
-        again = push(hub, folder, "org/mine", "--revision", "v2", "--private")
-        assert again.returncode == 0, again.stderr
-        assert set(hub.repos["org/mine"].refs) == {"main", "v2"} and not hub.repos["org/mine"].private
 
-
-def test_a_missing_token_says_how_to_get_one(folder, push):
+def test_a_branch_of_a_repository_that_is_there(folder, quick, capsys):
     with LoopbackHub() as hub:
-        child = push(hub, folder, "org/mine", token=None)
-        assert child.returncode == 2 and hub.repos == {}
-        (line,) = child.stderr.splitlines()
-        assert "settings/tokens" in line and "hf auth login" in line
+        hub.add("org/mine", {"notes.txt": b"dear"})
+        assert quick(hub, folder, "org/mine", "--revision", "v2", "--private") == 0
+        repo = hub.repos["org/mine"]
+        assert set(repo.refs) == {"main", "v2"} and not repo.private
+        assert set(repo.commits[repo.refs["main"]]) == {"notes.txt"}
+        assert repo.commits[repo.refs["v2"]]["notes.txt"] == b"dear"
+        assert "left alone, not part of the export: notes.txt" in capsys.readouterr().out
 
 
-def test_a_token_that_the_hub_refuses(folder, push):
+def test_a_new_repository_can_be_private(folder, quick):
     with LoopbackHub() as hub:
-        child = push(hub, folder, "org/mine", token="hf_other")
-        (line,) = child.stderr.splitlines()
-        assert child.returncode == 2 and "does not accept the token (401)" in line and hub.repos == {}
+        assert quick(hub, folder, "org/secret", "--private") == 0
+        assert hub.repos["org/secret"].private
 
 
-def test_a_damaged_folder_is_not_pushed(folder, push, tmp_path):
-    import shutil
+def test_a_missing_token_says_how_to_get_one(folder, quick, capsys):
+    with LoopbackHub() as hub:
+        assert quick(hub, folder, "org/mine", token=None) == 2 and hub.repos == {}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "settings/tokens" in line and "hf auth login" in line
 
+
+def test_a_token_that_the_hub_refuses(folder, quick, capsys):
+    with LoopbackHub() as hub:
+        assert quick(hub, folder, "org/mine", token="hf_other") == 2 and hub.repos == {}
+    assert "does not accept the token (401)" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "status, says", [(403, "forbids access (403)"), (429, "too many requests"), (500, "out of order")]
+)
+def test_a_hub_that_fails(folder, quick, capsys, monkeypatch, status, says):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    with LoopbackHub() as hub:
+        hub.fail(status)
+        assert quick(hub, folder, "org/mine") == 2 and hub.repos == {}
+        hub.heal()
+        assert says in capsys.readouterr().err.splitlines()[-1]
+        assert quick(hub, folder, "org/mine") == 0
+
+
+def test_a_damaged_folder_is_not_pushed(folder, quick, tmp_path, capsys):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "README.md").write_text("hello")
     with LoopbackHub() as hub:
-        child = push(hub, copy, "org/mine")
-        assert child.returncode == 1 and "not pushed" in child.stdout and hub.requests == []
+        assert quick(hub, copy, "org/mine") == 1 and hub.requests == []
+    assert "not pushed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["x", "absent"])
+def test_what_is_no_export(quick, tmp_path, place, capsys):
+    (tmp_path / "x").mkdir()
+    with LoopbackHub() as hub:
+        assert quick(hub, tmp_path / place, "org/mine") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -110,11 +160,3 @@ def test_bad_names(name):
     with pytest.raises(UserError, match="write your user or organization") as caught:
         check_name(name)
     assert "\x1b" not in str(caught.value)
-
-
-def test_what_is_no_export(push, tmp_path):
-    (tmp_path / "x").mkdir()
-    with LoopbackHub() as hub:
-        for place in ("x", "absent"):
-            child = push(hub, tmp_path / place, "org/mine")
-            assert child.returncode == 2 and len(child.stderr.splitlines()) == 1
