@@ -134,3 +134,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+# Name of a figure -> what it shows, and its models beside the baseline, of which it needs one at least.
+FIGURES = {
+    "figure-10": ("Inception-Res-PA, Inception-Res and the baseline", ("inception_resnet_pa", "inception_resnet_v2")),
+    "figure-11": ("ResNeAt, ResNeXt and the baseline", ("resneat50", "resnext50_32x4d")),
+}
+BASELINE = "resnet50"
+
+
+def figure_models(comparison: Comparison, name: str) -> list[str]:
+    """The trained models that a figure shows; empty where there are too few to compare."""
+    models = [model for model in (*FIGURES[name][1], BASELINE) if model in comparison.runs]
+    return models if len(models) > 1 else []

@@ -2,16 +2,11 @@
 
 from pathlib import Path
 
-from comparison import Comparison, claims
+from comparison import FIGURES, Comparison, claims, figure_models
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-FIGURES = {
-    "figure-10": ("Inception-Res-PA, Inception-Res and the baseline", ("inception_resnet_pa", "inception_resnet_v2")),
-    "figure-11": ("ResNeAt, ResNeXt and the baseline", ("resneat50", "resnext50_32x4d")),
-}
-BASELINE = "resnet50"
 # Okabe and Ito's colours: told apart by colour-blind readers; the dashes tell them apart in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
 
@@ -28,9 +23,9 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (title, models) in FIGURES.items():
-        models = [model for model in (*models, BASELINE) if model in comparison.runs]
-        if len(models) < 2:
+    for name, (title, _) in FIGURES.items():
+        models = figure_models(comparison, name)
+        if not models:
             continue
         figure = Figure(figsize=(10, 4), layout="constrained")
         loss, top1 = figure.subplots(1, 2)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comparison import REPOSITORY, RESULTS, claims, load
+from comparison import FIGURES, REPOSITORY, RESULTS, claims, figure_models, load
 from results_schema import check_comparison
 from speed_tables import speed_block, speed_ratios, throughput
 from tables import card_details, card_results, claims_table, counts_table, table_3
@@ -28,6 +28,8 @@ CARDS = REPOSITORY / "hub_cards"
 COUNTS = REPOSITORY / "timm_landmark" / "stated_counts.json"
 RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
 PHOTOS = RESULTS / "photos"
+SYNTHETIC = RESULTS / "synthetic"
+PREPARE = RESULTS / "prepare.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,20 +116,50 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "counts": counts_table(counts),
         "claims": claims_table(claims.judge_all(counts, shown, runs["speed"])),
         "speed": speed_block(speed, counts) if speed else "No timings are committed yet.",
+        "prepare": _prepare(),
+        "synthetic": _synthetic(),
     }
+
+
+def _prepare() -> str:
+    """What ``prepare`` costs, in a sentence or two."""
+    cost = json.loads(PREPARE.read_text(encoding="utf-8"))
+    selection, tar = cost["selection"], cost["tar"]
+    some, every = selection["paper_1000_classes_ratio_0.1"], selection["all_203094_classes"]
+    rates = cost["workers"]["on_disk"]["photos_per_second"]
+    return (
+        f"Measured on two cores: 1000 classes selected from a csv of {selection['rows']:,} rows in "
+        f"{some['seconds']:.0f} s and {some['peak_MB']} MB (all {selection['classes']:,} classes: "
+        f"{every['seconds']:.0f} s, {every['peak_MB']} MB); a tar of {tar['members']:,} members indexed in "
+        f"{tar['seconds']['index_first_time']:.1f} s; 800-pixel photos at {rates['two_workers']:.0f} a second with two "
+        f"workers, so 80,000 in {80_000 / rates['two_workers'] / 60:.0f} minutes once they are at hand."
+    )
+
+
+def _synthetic() -> str:
+    """How hard the drawn landmarks are: a trained network beside the nearest neighbours in pixels."""
+    run = json.loads((SYNTHETIC / "resnet50-s0" / "run.json").read_text(encoding="utf-8"))
+    neighbours = json.loads((SYNTHETIC / "nearest_neighbour.json").read_text(encoding="utf-8"))
+    top1 = run["evaluation"]["test"]["top1"]
+    low, high = (100 * bound for bound in top1["interval"])
+    return (
+        f"They are learned, not looked up: `resnet50`, trained for {run['epochs']} epochs at {run['img_size']} pixels "
+        f"in batches of {run['global_batch']}, names {100 * top1['value']:.1f} % [{low:.1f}, {high:.1f}] of the test "
+        f"pictures of {run['num_classes']} classes, the nearest neighbour in 16x16 pixels "
+        f"{100 * neighbours['pixels']['value']:.1f} %."
+    )
 
 
 def _photos(counts: Mapping[str, Any], speed: Mapping[str, float]) -> str:
     if not PHOTOS.is_dir():
         return "No runs are committed yet."
+    comparison = load(PHOTOS)
     figures = "\n".join(
-        f"![{what}](benchmarks/results/photos/figures/{name}.png)"
-        for name, what in (
-            ("figure-10", "Training loss and validation top-1: Inception-Res-PA, Inception-Res, baseline"),
-            ("figure-11", "Training loss and validation top-1: ResNeAt, ResNeXt, baseline"),
-        )
+        f"![Training loss and validation top-1: {title}](benchmarks/results/photos/figures/{name}.png)"
+        for name, (title, _) in FIGURES.items()
+        if figure_models(comparison, name)
     )
-    return f"{table_3(load(PHOTOS), counts, speed)}\n\n{figures}"
+    return f"{table_3(comparison, counts, speed)}\n\n{figures}".rstrip()
 
 
 def replace_blocks(text: str, contents: Mapping[str, str]) -> str:
