@@ -152,6 +152,7 @@ def test_what_is_neither(tmp_path):
         main(["org/name"])
 
 
+@pytest.mark.full  # the sound one is in test_end_to_end.py too
 def test_a_repository_on_the_hub(tmp_path):
     """In a fresh process, as a user: sound; with a pickle beside it and a changed card, both are named."""
     export([str(make_run(tmp_path / "run", **TINY)), "--output", str(tmp_path / "f")])

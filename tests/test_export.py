@@ -106,7 +106,7 @@ def test_vectors_are_the_seeded_input_and_its_logits(folder):
 
 
 def test_ema_weights_are_taken_where_the_run_has_them(tmp_path):
-    run = make_run(tmp_path / "run", ema=True, **TINY)
+    run = make_run(tmp_path / "run", model="test_resnet", ema=True)
     stored = load_file(export(run, tmp_path / "f") / "model.safetensors")
     checkpoint = torch.load(run / "model_best.pth.tar", weights_only=False)
     assert same(checkpoint["state_dict_ema"], stored)
@@ -185,6 +185,7 @@ def test_an_evaluation_of_another_epoch_is_left_out(tmp_path):
     assert "Not evaluated on a test split" in (folder / "README.md").read_text()
 
 
+@pytest.mark.full  # three fresh processes
 def test_every_snippet_of_the_card_runs_in_fresh_processes(folder, tmp_path):
     card = (folder / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -206,6 +207,7 @@ def test_every_snippet_of_the_card_runs_in_fresh_processes(folder, tmp_path):
                 assert "2048" in child.stdout and "# (1, 2048)" in snippet
 
 
+@pytest.mark.full  # the small dose is in test_end_to_end.py
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_agrees_in_onnxruntime_at_any_batch(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")

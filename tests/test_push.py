@@ -1,9 +1,8 @@
 """``push``: checked, announced, sent in one commit by huggingface_hub, and what came up is what was exported."""
 
+import hashlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
@@ -26,21 +25,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def push(tmp_path):
-    """In a fresh process."""
-
-    def run(hub, *arguments, token=TOKEN):
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "timm_landmark.cli", "push", *map(str, arguments)],
-            env=hub.env(tmp_path / "home", token=token), capture_output=True, text=True,
-        )  # fmt: skip
-
-    return run
-
-
-@pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """In this process, and without check's own: where neither is the matter."""
+    """In this process, and without check's own; test_end_to_end.py has both, fresh."""
 
     def run(hub, *arguments, token=TOKEN):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
@@ -72,13 +58,12 @@ def test_dry_run_says_what_goes_where_and_sends_nothing(folder, quick, capsys):
         assert hub.requests == [] and hub.repos == {}
 
 
-def test_push_pull_and_the_line_to_paste(folder, push, tmp_path):
+def test_what_came_up_and_the_line_to_paste(folder, quick, capsys):
     with LoopbackHub() as hub:
-        child = push(hub, folder, "org/mine")
-        assert child.returncode == 0, child.stderr
+        assert quick(hub, folder, "org/mine") == 0
         (commit,) = [sha for sha, files in hub.repos["org/mine"].commits.items() if "config.json" in files]
         files = hub.repos["org/mine"].commits[commit]
-        line = next(line for line in child.stdout.splitlines() if "_cfg(" in line)
+        line = next(line for line in capsys.readouterr().out.splitlines() if "_cfg(" in line)
         cfg = pasted(line)["test_resnet.mine"]
         assert cfg.hf_hub_id == f"org/mine@{commit}" and cfg.hf_hub_filename == "model.safetensors"
         assert (cfg.num_classes, cfg.input_size, cfg.crop_pct) == (3, (3, 64, 64), 0.875)
@@ -87,11 +72,12 @@ def test_push_pull_and_the_line_to_paste(folder, push, tmp_path):
                 assert files[path.name] == path.read_bytes()
         card = files["README.md"].decode()
         assert "hf-hub:org/mine" in card and "hf-hub:ORG/" not in card
-        check = subprocess.run(
-            [sys.executable, "-m", "timm_landmark.cli", "check", f"hf-hub:org/mine@{commit}"],
-            env=hub.env(tmp_path / "cache"), capture_output=True, text=True,
-        )  # fmt: skip
-        assert check.returncode == 0, check.stdout + check.stderr
+        sums = dict(line.split("  ")[::-1] for line in files["sha256sums.txt"].decode().splitlines())
+        assert sums == {
+            name: hashlib.sha256(data).hexdigest()
+            for name, data in files.items()
+            if name not in ("sha256sums.txt", ".gitattributes")
+        }
 
 
 def test_a_branch_of_a_repository_that_is_there(folder, quick, capsys):
