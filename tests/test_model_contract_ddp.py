@@ -30,8 +30,10 @@ def worker(rank: int, folder: Path, cases: tuple[Case, ...]) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
-def test_gradients_are_the_mean_over_processes(tmp_path):
-    cases = (RESNEAT, PA)
+@pytest.mark.parametrize(
+    "cases", [(RESNEAT,), pytest.param((RESNEAT, PA), marks=pytest.mark.full)], ids=["one", "both"]
+)
+def test_gradients_are_the_mean_over_processes(cases, tmp_path):
     torch.multiprocessing.spawn(worker, (tmp_path, cases), nprocs=WORLD)
     for case in cases:
         model, images = model_and_images(case)

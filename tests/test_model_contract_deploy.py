@@ -15,6 +15,7 @@ from torch.export import Dim
 from torchvision.models.feature_extraction import create_feature_extractor
 
 SMALL, WHOLE = "small", pytest.param("whole", marks=pytest.mark.full)
+TRAINING = pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.full), True])
 
 
 class DeployContract:
@@ -63,8 +64,10 @@ class DeployContract:
             with torch.no_grad():
                 assert_same(loaded(images), model(images))
 
-    @pytest.mark.parametrize("dynamo", [True, False])
-    @pytest.mark.parametrize("dose", [SMALL, WHOLE])
+    @pytest.mark.parametrize(
+        ("dose", "dynamo"),
+        [("small", False)] + [pytest.param("whole", dynamo, marks=pytest.mark.full) for dynamo in (True, False)],
+    )
     def test_onnx_in_onnxruntime(self, dose, dynamo, tmp_path):
         pytest.importorskip("onnx", reason="needs the extra 'export'")
         runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
@@ -98,7 +101,7 @@ class DeployContract:
         assert_same_gradients(gradients(traced, images, run=lambda x: traced(x)["logits"]), expected)
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
-    @pytest.mark.parametrize("training", [False, True])
+    @TRAINING
     def test_script_keeps_numbers_and_gradients(self, training):
         model, images = self.model().train(training).double(), self.case.images().double()
         scripted = torch.jit.script(copy.deepcopy(model))
@@ -127,7 +130,7 @@ class DeployContract:
             with torch.no_grad():
                 assert_same(filled.eval()(images), real(images))
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.full)])
     def test_autocast(self, dtype):
         model, images = self.model(), self.case.images()
         expected = gradients(model, images)
@@ -145,7 +148,7 @@ class DeployContract:
         trained = gradients(model.train(), images, run=torch.autocast("cpu", dtype)(model))
         assert all(gradient.isfinite().all() for gradient in trained.values())
 
-    @pytest.mark.parametrize("training", [False, True])
+    @TRAINING
     def test_channels_last(self, training):
         model, images = self.model().train(training).double(), self.case.images().double()
         plain = copy.deepcopy(model)

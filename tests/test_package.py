@@ -110,7 +110,7 @@ def _has_hatchling() -> bool:
 
 
 def test_wheel_is_complete(wheel):
-    """All of the package that is not compiled leftovers, the licence, and nothing else."""
+    """All of the package that is not compiled leftovers, its command line, the licence, and no more (no tests)."""
     assert wheel.name == f"timm_landmark-{timm_landmark.__version__}-py3-none-any.whl"
     files = {info.filename for info in zipfile.ZipFile(wheel).infolist() if not info.is_dir()}
     package = {name for name in files if name.startswith("timm_landmark/")}
@@ -122,12 +122,12 @@ def test_wheel_is_complete(wheel):
     assert sum(name.endswith(".yaml") for name in package) == 7
     assert "timm_landmark/py.typed" in package
     rest = files - package
-    assert all(".dist-info/" in name for name in rest)
+    assert {name for name in rest if ".dist-info/" not in name} == {"timm_landmark_cli.py"}
     assert any(name.endswith("/LICENSE") for name in rest)
     metadata = zipfile.ZipFile(wheel).read(next(name for name in rest if name.endswith("METADATA"))).decode()
     assert "License-Expression: Apache-2.0" in metadata
     scripts = zipfile.ZipFile(wheel).read(next(name for name in rest if name.endswith("entry_points.txt"))).decode()
-    assert "timm-landmark = timm_landmark.cli:main" in scripts
+    assert "timm-landmark = timm_landmark_cli:main" in scripts
 
 
 def test_wheel_works_where_it_is_unpacked(wheel, tmp_path):
