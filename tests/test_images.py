@@ -105,6 +105,13 @@ def test_squash_is_exact_and_short_keeps_the_ratio():
     assert resize(SCENE.transpose(Image.Transpose.ROTATE_90), 60, "short").size == (60, 80)
 
 
+def test_a_strip_too_long_for_a_jpeg_is_rejected_when_it_keeps_its_ratio():
+    strip = Image.new("RGB", (3000, 2))
+    assert resize(strip, 256).size == (256, 256)
+    with pytest.raises(RejectedImage, match="too long: 3000 x 2"):
+        resize(strip, 256, "short")
+
+
 def test_squash_is_antialiased():
     """Lines finer than the target's pixels become their mean, not stripes."""
     stripes = np.zeros((512, 512, 3), dtype=np.uint8)

@@ -7,6 +7,7 @@ import pytest
 
 from timm_landmark.data.metadata import read_folders, read_metadata
 from timm_landmark.data.selection import select
+from timm_landmark.data.split import drawn_count
 from timm_landmark.errors import UserError
 
 
@@ -116,6 +117,11 @@ def test_ratio_rounds_up_and_a_larger_draw_keeps_the_smaller(tmp_path):
     assert small.landmark.keys() < large.landmark.keys()
 
 
+@pytest.mark.parametrize(("ratio", "kept"), [(0.7, 7), (0.1, 1), (0.07, 1), (0.3, 3), (1.0, 10)])
+def test_a_ratio_is_the_decimal_that_was_typed(ratio, kept):
+    assert drawn_count(10, ratio, None) == kept
+
+
 def test_a_class_too_small_after_the_draw_is_not_selected(tmp_path):
     metadata = release(tmp_path, {"1": 40, "2": 20, "3": 10})
     assert [kind.landmarks for kind in select(metadata, min_per_class=10, ratio=0.5).classes] == [("1",), ("2",)]
@@ -142,11 +148,12 @@ def test_too_few_classes_is_said(tmp_path):
 
 
 def test_own_folders(tmp_path):
-    for name in ("Big Ben/a.jpg", "Big Ben/sub/b.PNG", "100% house/c.webp", ".cache/x.jpg", "Big Ben/notes.txt"):
+    names = ["100% house/c.webp", "Big Ben/a.jpg", "Big Ben/phone.HEIC", "Big Ben/sub/b.PNG"]
+    for name in (*names, ".cache/x.jpg", "Big Ben/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     metadata = read_folders(tmp_path)
-    assert sorted(metadata.paths.values()) == ["100% house/c.webp", "Big Ben/a.jpg", "Big Ben/sub/b.PNG"]
+    assert sorted(metadata.paths.values()) == names
     assert set(metadata.landmarks) == {"Big%20Ben", "100%25%20house"}
     assert metadata.names["100%25%20house"] == "100% house"
     with pytest.raises(UserError, match="no subfolder with photos"):
@@ -159,3 +166,13 @@ def test_own_csv(tmp_path):
         "x/1.jpg": "Big%20Ben",
         "y/2.jpg": "Tower",
     }
+
+
+def test_own_csv_labels_are_taken_as_they_are_and_paths_stay_below_the_folder(tmp_path):
+    rows = "path,label\n./x/1.jpg,None\nx/1.jpg,None\nx/2.jpg,\n,Tower\ny/3.jpg,Tower\n"
+    metadata = read_metadata(write(tmp_path / "t.csv", rows))
+    assert sorted(metadata.paths[name] for name in pairs(metadata)) == ["x/1.jpg", "y/3.jpg"]
+    assert set(metadata.landmarks) == {"None", "Tower"} and (metadata.unlabelled, metadata.repeated) == (2, 1)
+    for path in ("/home/me/1.jpg", "../1.jpg", "x/../../1.jpg"):
+        with pytest.raises(UserError, match="not below --images"):
+            read_metadata(write(tmp_path / "t.csv", f"path,label\n{path},a\n"))

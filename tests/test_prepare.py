@@ -1,6 +1,7 @@
 """The verb whole: what it selects, splits, places, prints and refuses."""
 
 import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -187,6 +188,43 @@ def test_own_photos_by_folders_and_by_csv(tmp_path):
     assert check_dataset(tmp_path / "a") == []
 
 
+def test_own_photos_of_a_format_that_is_not_read_are_listed(source, tmp_path):
+    for index in range(8):
+        path = tmp_path / f"mine/{'ab'[index % 2]}/{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(scene(index)))
+    (tmp_path / "mine/a/phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    strip = Image.new("RGB", (3000, 2))
+    (tmp_path / "mine/b/strip.png").write_bytes(encode(strip, "PNG"))
+    assert prepare("--images", str(tmp_path / "mine"), "--output", str(tmp_path / "data"), "--resize", "short") == 0
+    reasons = sorted(row["reason"] for row in read_csv(tmp_path / "data/rejects.csv"))
+    assert len(reasons) == 2 and reasons[0].startswith("too long") and reasons[1].startswith("undecodable")
+
+
+def test_pictures_placed_before_a_kill_move_when_sources_changed_since(source, tmp_path, monkeypatch):
+    """Killed while placing; then a whole class is found to be missing: nothing of it may stay in the set."""
+    from timm_landmark.data import place
+
+    images = shutil.copytree(source[1], tmp_path / "images")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "_write_sheets", killed)
+        assert prepare(*command(source[0], images, tmp_path / "data")) == 130
+    assert len(stored(tmp_path / "data")) == 48
+    journal = tmp_path / "data/.prepare/journal.jsonl"
+    gone = {image_id(index) for index in range(48) if index % 4 == 3}
+    lines = journal.read_text().splitlines()
+    journal.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["id"] not in gone))
+    for name in gone:
+        (images / name[0] / name[1] / name[2] / f"{name}.jpg").unlink()
+    assert prepare(*command(source[0], images, tmp_path / "data")) == 0
+    assert check_dataset(tmp_path / "data") == []
+    assert {path.name for path in (tmp_path / "data/train").iterdir()} == {"0000", "0001", "0002"}
+
+
 def test_short_keeps_the_ratio(source, tmp_path):
     assert prepare(*command(*source, tmp_path / "data", "--resize", "short", "--size", "60")) == 0
     with Image.open(next((tmp_path / "data").glob("train/*/*.jpg"))) as image:
@@ -212,7 +250,8 @@ WRONG = {
         ["--metadata", "{csv}", "--images", "{images}", "--output", "{out}", "--keep-shards"],
         "--download",
     ),
-    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "--size"),
+    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "'0' must be pixels from 8 to 4096"),
+    "no number": (["--images", "{images}", "--output", "{out}", "--cap", "ten"], "'ten' must be a whole number from 1"),
     "bad ratio": (["--images", "{images}", "--output", "{out}", "--ratio", "1.5"], "--ratio"),
     "both draws": (["--images", "{images}", "--output", "{out}", "--ratio", "0.5", "--cap", "9"], "--cap"),
 }

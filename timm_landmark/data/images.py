@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, features
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 100_000_000  # the largest phone cameras; about 300 MB while it is decoded
 QUALITY = 95
+LONGEST = 65_500  # pixels of a side, JPEG's own limit
 
 
 class RejectedImage(Exception):
@@ -82,11 +83,16 @@ def resize(image: Image.Image, size: int, mode: str = "squash") -> Image.Image:
 
     Returns:
         The scaled picture.
+
+    Raises:
+        RejectedImage: If with ``short`` the long side would be longer than a JPEG can be.
     """
     shape = (size, size)
     if mode == "short":
         scale = size / min(image.size)
         shape = tuple(max(size, round(side * scale)) for side in image.size)
+        if max(shape) > LONGEST:
+            raise RejectedImage(f"too long: {image.width} x {image.height} with a short side of {size} pixels")
     return image if image.size == shape else image.resize(shape, Image.Resampling.BICUBIC)
 
 

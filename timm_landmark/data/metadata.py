@@ -7,6 +7,7 @@ Layouts known, told by their columns: ``id,url,landmark_id`` (GLDv1 and GLDv2), 
 
 import csv
 import gzip
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,9 @@ LAYOUTS = {
     ("landmark_id", "images"): "GLDv2 clean",
     ("path", "label"): "own photos",
 }
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
+# The last line's formats are not read: such files are taken for photos, so that each is rejected with its reason.
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
+PHOTO_SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 NAMES = "train_label_to_category.csv"
 
 
@@ -73,7 +76,10 @@ def read_metadata(path: Path) -> Metadata:
         ("landmark_id", "images"): ("images", "landmark_id"),
         ("path", "label"): ("path", "label"),
     }.get(columns, ("id", "landmark_id"))
-    ids, labels = _read_columns(path, header, header[columns.index(id_column)], header[columns.index(label_column)])
+    nulls = [""] if columns == ("path", "label") else ["", "None"]
+    ids, labels = _read_columns(
+        path, header, header[columns.index(id_column)], header[columns.index(label_column)], nulls
+    )
     if columns == ("landmark_id", "images"):
         ids, labels = _spread_images(ids, labels)
     names_file = path.parent / NAMES
@@ -82,7 +88,7 @@ def read_metadata(path: Path) -> Metadata:
     if columns == ("id", "url", "landmark_id"):
         release = _v1_or_v2(example, bool(names))
     if columns == ("path", "label"):
-        return _own(ids.to_pylist(), labels.to_pylist(), release)
+        return _own(_relative(path, ids.to_pylist()), labels.to_pylist(), release)
     return _settle(ids, labels, release, names)
 
 
@@ -112,11 +118,21 @@ def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
 
     import pyarrow as pa
 
-    ids = [hashlib.sha256((path or "").encode()).hexdigest()[:16] for path in paths]
-    safe = [(label or "").replace("%", "%25").replace(" ", "%20").replace("\n", "%0A") for label in labels]
-    metadata = _settle(pa.array(ids), pa.array(safe), release, dict(zip(safe, labels, strict=True)))
+    ids = [hashlib.sha256(path.encode()).hexdigest()[:16] if path else None for path in paths]
+    safe = [label and label.replace("%", "%25").replace(" ", "%20").replace("\n", "%0A") for label in labels]
+    columns = pa.array(ids, pa.string()), pa.array(safe, pa.string())
+    metadata = _settle(*columns, release, {key: name for key, name in zip(safe, labels, strict=True) if key})
     metadata.paths = dict(zip(ids, paths, strict=True))
     return metadata
+
+
+def _relative(metadata: Path, paths: list[str | None]) -> list[str]:
+    """The paths of an own csv, each file by one name, below --images: the manifest tells no path of a machine."""
+    below = [posixpath.normpath(path) if path else "" for path in paths]
+    for path, name in zip(paths, below, strict=True):
+        if name.startswith("/") or name == ".." or name.startswith("../"):
+            raise UserError(f"--metadata {metadata}: the path {path!r} is not below --images; make it relative to that")
+    return below
 
 
 def _first_lines(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -136,7 +152,9 @@ def _open_text(path: Path) -> Iterator[str]:
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
-def _read_columns(path: Path, header: list[str], id_column: str, label_column: str) -> tuple[object, object]:
+def _read_columns(
+    path: Path, header: list[str], id_column: str, label_column: str, nulls: list[str]
+) -> tuple[object, object]:
     """Two text columns of a csv of any size, without the others in memory."""
     import pyarrow as pa
     from pyarrow import csv as arrow
@@ -150,7 +168,7 @@ def _read_columns(path: Path, header: list[str], id_column: str, label_column: s
                 include_columns=[id_column, label_column],
                 column_types={id_column: text, label_column: pa.dictionary(pa.int32(), text)},
                 strings_can_be_null=True,
-                null_values=["", "None"],
+                null_values=nulls,
             ),
         ) as reader:  # fmt: skip
             batches = list(reader)

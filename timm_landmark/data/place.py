@@ -181,6 +181,13 @@ def _place_pictures(
         if where[row.image_id] != target:
             os.replace(where[row.image_id], target)
             where[row.image_id] = target
+    wanted = {work.data / stored_name(row) for row in manifest}
+    placed = [path for split in SPLITS for path in (work.data / split).glob("*/*.jpg")]
+    for path in placed:
+        if path not in wanted:  # placed by a run that was killed, before its sources changed
+            where[path.stem] = path.replace(work.images / path.name)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
     return where
 
 
@@ -235,6 +242,12 @@ def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: flo
     ]
     if without:
         lines.insert(2, f"attribution: {without} photos have no row")
+    if counts["metadata_rows_without_label"] or counts["metadata_rows_repeated"]:
+        lines.insert(
+            1,
+            f"metadata: {counts['metadata_rows_without_label']} rows without id or label passed over, "
+            f"{counts['metadata_rows_repeated']} that repeat an id",
+        )
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--join-names", action="store_true", help="landmarks of one name become one class")
     add("--split", type=_weight, nargs=3, default=[6, 1, 1], metavar=("TRAIN", "VALIDATION", "TEST"))
     add("--split-by", choices=("group", "image"), default="group", help="group: near duplicates stay on one side")
-    add("--size", type=_positive, default=256, help="pixels (default 256)")
+    add("--size", type=_size, default=256, help="pixels (default 256)")
     add("--resize", choices=("squash", "short"), default="squash", help="short: keep the ratio, scale the short side")
     add("--max-pixels", type=_positive, default=MAX_PIXELS, help=f"limit of width x height (default {MAX_PIXELS})")
     add("--format", choices=("folder", "webdataset"), default="folder")
@@ -190,9 +190,7 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
     store = StorePhoto(work.images, work.journal, args.size, args.resize, args.max_pixels)
 
     def died(job: tuple[str, Any], how: str) -> dict[str, Any]:
-        place = job[1]
         record = {"id": job[0], "reason": f"decoder died: {how}"}
-        record["location"] = [place.root, place.name, place.offset, place.size]
         append(work.journal, record)
         return record
 
@@ -200,15 +198,14 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
     with tqdm(total=len(selection.landmark), initial=found, desc="photos", unit="img", disable=None) as bar:
         for source in _sources(args):
             located = locate(source, remaining, metadata.paths)
-            if located and source.suffix == ".tar":
+            if located and source.suffix == ".tar" and source.is_file():
                 verify_md5(source)
             jobs = sorted(located.items(), key=lambda item: (item[1].offset, item[1].name))
-            for record in run_jobs(store, jobs, args.workers or _cores(), died, [work.lock]):
+            for record in run_jobs(store, jobs, min(args.workers or _cores(), len(jobs)), died, [work.lock]):
                 if "fatal" in record:
                     raise UserError(f"{record['fatal']} and repeat the command to go on")
-                if "missing" not in record:
-                    records[record["id"]] = record
-                    remaining.discard(record["id"])
+                records[record["id"]] = record
+                remaining.discard(record["id"])
                 bar.update()
             found += len(located)
             if not remaining:
@@ -256,22 +253,27 @@ def reject_sums(reasons: Iterable[str]) -> dict[str, int]:
     return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+def _number(text: str, kind: type, low: float, high: float, what: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {what}")
     return value
+
+
+def _positive(text: str) -> int:
+    return _number(text, int, 1, float("inf"), "a whole number from 1")
 
 
 def _weight(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
-    return value
+    return _number(text, int, 0, float("inf"), "a whole number from 0")
+
+
+def _size(text: str) -> int:
+    return _number(text, int, 8, 4096, "pixels from 8 to 4096")
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1")
-    return value
+    return _number(text, float, 1e-9, 1, "above 0 and at most 1")

@@ -1,6 +1,7 @@
 """Which images go to train, validation and test: functions of the seed, the ids and the groups of one class alone."""
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 from timm_landmark.data.layout import SPLITS
@@ -31,7 +32,7 @@ def sample(ids: Collection[str], seed: int, ratio: float | None, cap: int | None
 
 def drawn_count(available: int, ratio: float | None, cap: int | None) -> int:
     """How many of a class's images ``sample`` keeps."""
-    count = available if ratio is None else -int(-available * ratio // 1)
+    count = available if ratio is None else math.ceil(round(available * ratio, 9))  # 0.7 of 10 is 7, not 7.000...01
     return count if cap is None else min(count, cap)
 
 

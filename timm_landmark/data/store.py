@@ -1,15 +1,16 @@
 """From a photo's bytes to its stored picture: hashed, decoded, scaled and written by id; runs in worker processes."""
 
-import errno
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from timm_landmark.data.grouping import perceptual_hash
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
-from timm_landmark.data.sources import Location, Reader
+from timm_landmark.data.sources import Location, Reader, SourceChanged
 from timm_landmark.data.workfolder import append
 
 _reader = Reader()
@@ -47,20 +48,21 @@ class StorePhoto:
         except OSError as error:
             if not os.path.exists(location.root):
                 return {"id": key, "fatal": f"--images {location.root}: it is gone; bring it back"}
-            if error.errno == errno.ENOENT:
-                return {"id": key, "missing": True}
-            return self._reject(key, location, f"unreadable: {error.strerror or error}")
+            if isinstance(error, SourceChanged):
+                return {"id": key, "fatal": f"--images {location.root}: {error}; restore it or leave it as it is now,"}
+            return self._reject(key, f"unreadable: {error.strerror or error}")
         try:
-            image = decode_rgb(content, self.max_pixels)
+            scaled = resize(decode_rgb(content, self.max_pixels), self.size, self.mode)
         except RejectedImage as rejected:
-            return self._reject(key, location, str(rejected))
+            return self._reject(key, str(rejected))
+        except MemoryError:
+            return self._reject(key, "undecodable: it needs more memory than there is")
         try:
-            return self._keep(key, location, content, image)
+            return self._keep(key, location, content, scaled)
         except OSError as error:
             return {"id": key, "fatal": f"cannot write the data set ({error.strerror}); make room or give rights"}
 
-    def _keep(self, key: str, location: Location, content: bytes, image: Any) -> dict[str, Any]:
-        scaled = resize(image, self.size, self.mode)
+    def _keep(self, key: str, location: Location, content: bytes, scaled: Image.Image) -> dict[str, Any]:
         stored = encode_jpeg(scaled)
         record = {
             "id": key,
@@ -75,12 +77,8 @@ class StorePhoto:
         os.replace(temporary, self.images / f"{key}.jpg")
         return record
 
-    def _reject(self, key: str, location: Location, reason: str) -> dict[str, Any]:
-        record = {
-            "id": key,
-            "reason": reason,
-            "location": [location.root, location.name, location.offset, location.size],
-        }
+    def _reject(self, key: str, reason: str) -> dict[str, Any]:
+        record = {"id": key, "reason": reason}
         try:
             append(self.journal, record)
         except OSError as error:
