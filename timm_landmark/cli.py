@@ -1,6 +1,7 @@
 """The command line: ``timm-landmark VERB ...``; a verb is a module with ``main(argv) -> int``, imported when used."""
 
 import importlib
+import os
 import sys
 
 from timm_landmark import __version__, register_models
@@ -42,13 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in FILE_VERBS:
         register_models()
     try:
-        return importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+        code = importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"timm-landmark {argv[0]}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntimm-landmark {argv[0]}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `timm-landmark ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _usage() -> str:

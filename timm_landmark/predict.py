@@ -100,11 +100,7 @@ def main(argv: list[str]) -> int:
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
     answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
-    try:
-        return _tell(namer, answers, len(paths), options.format, options.gallery)
-    except BrokenPipeError:  # `predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return _tell(namer, answers, len(paths), options.format, options.gallery)
 
 
 def load_namer(source: str, device: str | None = None) -> Namer:
