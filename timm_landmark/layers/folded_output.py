@@ -29,9 +29,11 @@ def can_fold(x: torch.Tensor, norm: nn.Module) -> bool:
 
 
 def in_autocast(x: torch.Tensor) -> bool:
-    """Whether autocast is on for the tensor's device; a device that has none (meta) is not asked."""
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    """Whether autocast is on for the tensor's device; meta has none and must not be asked.
+
+    torch.amp.is_autocast_available would ask for any device, but torch.compile (2.9) cannot trace it.
+    """
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def folds_cheaply(in_chs: int, groups: int, height: int, width: int) -> bool:
