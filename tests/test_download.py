@@ -84,8 +84,8 @@ class Server:
             body = body[: max(1, len(body) // 2)]
             handler.close_connection = True
         for offset in range(0, len(body), 1 << 14):
+            self.sent[path] += len(body[offset : offset + (1 << 14)])  # before the client can have the last byte
             handler.wfile.write(body[offset : offset + (1 << 14)])
-            self.sent[path] += len(body[offset : offset + (1 << 14)])
             time.sleep(self.slow)
         return None
 
