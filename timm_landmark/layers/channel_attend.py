@@ -19,9 +19,9 @@ from collections.abc import Iterator
 
 import torch
 
-# Elements of one block of rows. CPU: 1 MB, which second-level caches hold. GPU: 1 GB, so that one large product does
-# the work of many small ones (chosen by size; not measured on a GPU).
-BLOCK_ELEMENTS = {"cpu": 2**18, "other": 2**28}
+# Elements of one block of rows. CPU: 4 MB, which last-level caches hold, and enough work to hide what it costs to start
+# threads on it. GPU: 1 GB, so that one large product does the work of many (chosen by size; not measured on a GPU).
+BLOCK_ELEMENTS = {"cpu": 2**20, "other": 2**28}
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -85,15 +85,15 @@ def _factors_backward(
 class _Blocks:
     """How the work is cut into blocks of about ``BLOCK_ELEMENTS`` logits; with the buffers.
 
-    A block is a part of some images' rows. Several images at once give the library several products to share out among
-    its threads; in the ``gram`` form the groups of one image do that.
+    A block is a part of some images' rows. As many images at once as there are threads give each thread a product of
+    its own, as one product of little depth is shared badly; in the ``gram`` form the groups of one image do that.
     """
 
     def __init__(self, x: torch.Tensor, ch: int, path: str, buffers: int) -> None:
         limit = BLOCK_ELEMENTS["cpu" if x.device.type == "cpu" else "other"]
         self.batch, self.ch = x.shape[0], ch
         self.logit_rows = max(1, limit // ch)  # rows in one block
-        self.step = min(max(4 if path == "product" else 1, limit // (ch * ch)), self.batch)
+        self.step = min(max(torch.get_num_threads() if path == "product" else 1, limit // (ch * ch)), self.batch)
         self.buffers = x.new_empty(buffers, max(self.step, self.logit_rows) * ch)
 
     def images(self) -> Iterator[slice]:
