@@ -66,8 +66,10 @@ def make_step(model: str, mode: str, img_size: int, batch: int, device: str) -> 
     return train if mode == "training" else infer
 
 
-def time_alternated(steps: Sequence[Callable[[], None]], device: str, seconds: float) -> list[list[float]]:
-    """Times each step in turn, after a warm-up, for about ``seconds`` in all and at least five rounds."""
+def time_alternated(
+    steps: Sequence[Callable[[], None]], device: str, seconds: float, pause: float
+) -> list[list[float]]:
+    """Times each step in turn, after a warm-up and a pause each, for about ``seconds`` and at least five rounds."""
     for step in steps:
         step()
         step()
@@ -76,6 +78,7 @@ def time_alternated(steps: Sequence[Callable[[], None]], device: str, seconds: f
     while len(times[0]) < 5 or time.perf_counter() < end:
         for step, taken in zip(steps, times, strict=True):
             _wait(device)
+            time.sleep(pause)
             start = time.perf_counter()
             step()
             _wait(device)
@@ -108,7 +111,7 @@ def measure_rates(
 ) -> list[list[float]]:
     """Times models alternated and enters their img/s (median and quartiles); returns the times."""
     steps = [make_step(model, mode, img_size, batch, args.device) for model in models]
-    times = time_alternated(steps, args.device, args.seconds)
+    times = time_alternated(steps, args.device, args.seconds, args.pause)
     for model, taken in zip(models, times, strict=True):
         rate, low, high = _quartiles([batch / t for t in taken])
         row = dict(model=model, mode=mode, img_size=img_size, batch=batch, img_per_s=rate, low=low, high=high)
@@ -214,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=2, help="threads of this process (default: 2)")
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each measurement (default: 10)")
+    parser.add_argument("--pause", type=float, default=0.0, help="rest before each timed step, in seconds (default: 0)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="names that begin so; repeatable")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--output", type=Path, default=OUTPUT)
