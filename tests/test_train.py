@@ -147,7 +147,13 @@ def test_sigint_from_outside(data, trainer, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "timm_landmark.cli", "train", MODEL, "--data", str(data), "--output", str(run)]
     command += [*SHORT, "--epochs", "1000", *trainer]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     while not (run / "last.pth.tar").exists():
         assert process.poll() is None
         time.sleep(0.05)
