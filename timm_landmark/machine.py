@@ -15,12 +15,17 @@ def machine_info() -> dict[str, object]:
             packages[name] = None
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "machine": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": packages,
     }
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

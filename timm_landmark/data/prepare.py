@@ -19,6 +19,7 @@ from typing import Any
 
 from timm_landmark.data.images import MAX_PIXELS
 from timm_landmark.errors import UserError
+from timm_landmark.machine import available_cores
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -201,7 +202,7 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
             if located and source.suffix == ".tar" and source.is_file():
                 verify_md5(source)
             jobs = sorted(located.items(), key=lambda item: (item[1].offset, item[1].name))
-            for record in run_jobs(store, jobs, min(args.workers or _cores(), len(jobs)), died, [work.lock]):
+            for record in run_jobs(store, jobs, min(args.workers or available_cores(), len(jobs)), died, [work.lock]):
                 if "fatal" in record:
                     raise UserError(f"{record['fatal']} and repeat the command to go on")
                 records[record["id"]] = record
@@ -217,12 +218,6 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
             "looked for <id>.jpg and a/b/c/<id>.jpg in folders, .tar and .zip; or the metadata is of another release"
         )
     return records
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_leftover(data: Path) -> None:
