@@ -19,9 +19,11 @@ from collections.abc import Iterator
 
 import torch
 
-# Elements of one block of rows. CPU: 4 MB, which last-level caches hold, and enough work to hide what it costs to start
+# Elements of one block of rows. CPU: 8 MB, which last-level caches hold, and enough work to hide what it costs to start
 # threads on it. GPU: 1 GB, so that one large product does the work of many (chosen by size; not measured on a GPU).
-BLOCK_ELEMENTS = {"cpu": 2**20, "other": 2**28}
+# Every pass over a block is an operator that shares it out along its first dimension, as the product does, so a thread
+# meets what it wrote itself. A matrix-vector product does not, and made the next product up to three times as slow.
+BLOCK_ELEMENTS = {"cpu": 2**21, "other": 2**28}
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -43,8 +45,8 @@ def _temperature(x: torch.Tensor) -> float:
     return 1 / (math.log(2) * math.sqrt(x.shape[2]))
 
 
-def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, path: str) -> Tensors:
-    """The factors of the logits of n images, R = 1 or ``groups`` to an image: a (n * R, rows, d), b (n * R, d, ch)."""
+def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, path: str, parts: int) -> Tensors:
+    """The factors of the logits of n images, in parts of their rows: a (n * parts, rows, d), b (n * parts, d, ch)."""
     n, in_chs, area = x.shape
     groups, rows, c = wq.shape
     if path == "gram":
@@ -52,9 +54,9 @@ def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Te
         b = kx.view(n, groups * rows, groups, c).permute(0, 2, 3, 1)  # (n, g, c, ch): the rows of x K^T, by group
         return wq.repeat(n, 1, 1), b.reshape(n * groups, c, groups * rows)
     x = x.view(n, groups, c, area)
-    q = (wq @ x).view(n, groups * rows, area)  # (g, ch/g, c) @ (n, g, c, s) -> (n, g, ch/g, s)
-    k = (wk @ x).view(n, groups * rows, area)
-    return q, k.transpose(1, 2).contiguous()
+    q = (wq @ x).view(n * parts, -1, area)  # (g, ch/g, c) @ (n, g, c, s) -> (n, g, ch/g, s)
+    k = (wk @ x).view(n, 1, groups * rows, area)
+    return q, k.transpose(2, 3).contiguous().expand(-1, parts, -1, -1).flatten(0, 1)
 
 
 def _factors_backward(
@@ -75,8 +77,8 @@ def _factors_backward(
         dgram = (wk.transpose(1, 2) @ dkx).view(n, in_chs, in_chs)  # (g, c, ch/g) @ (n, g, ch/g, C)
         return (dgram + dgram.transpose(1, 2)) @ x, da.view(n, groups, rows, c).sum(0), dwk.sum(0)
     x = x.view(n, groups, c, area)
-    dq = da.view(n, groups, rows, area)
-    dk = db.transpose(1, 2).reshape(n, groups, rows, area)
+    dq = da.reshape(n, groups, rows, area)
+    dk = db.view(n, -1, area, groups * rows).sum(1).transpose(1, 2).reshape(n, groups, rows, area)
     dx = wq.transpose(1, 2) @ dq + wk.transpose(1, 2) @ dk  # (g, c, ch/g) @ (n, g, ch/g, s) -> (n, g, c, s)
     x = x.transpose(2, 3)
     return dx.view(n, in_chs, area), (dq @ x).sum(0), (dk @ x).sum(0)
@@ -85,27 +87,31 @@ def _factors_backward(
 class _Blocks:
     """How the work is cut into blocks of about ``BLOCK_ELEMENTS`` logits; with the buffers.
 
-    A block is a part of some images' rows. As many images at once as there are threads give each thread a product of
-    its own, as one product of little depth is shared badly; in the ``gram`` form the groups of one image do that.
+    A block holds whole images where they are small. Else it holds some rows of one, in parts, so that each thread has a
+    product of its own: one product of little depth is shared badly. The parts are the groups in the ``gram`` form; in
+    the ``product`` form the rows are cut into as many as there are threads.
     """
 
-    def __init__(self, x: torch.Tensor, ch: int, path: str, buffers: int) -> None:
-        limit = BLOCK_ELEMENTS["cpu" if x.device.type == "cpu" else "other"]
-        self.batch, self.ch = x.shape[0], ch
-        self.logit_rows = max(1, limit // ch)  # rows in one block
-        self.step = min(max(torch.get_num_threads() if path == "product" else 1, limit // (ch * ch)), self.batch)
-        self.buffers = x.new_empty(buffers, max(self.step, self.logit_rows) * ch)
+    def __init__(self, x: torch.Tensor, ch: int, groups: int, path: str, buffers: int) -> None:
+        on_cpu = x.device.type == "cpu"
+        limit = BLOCK_ELEMENTS["cpu" if on_cpu else "other"]
+        self.batch, self.ch, self.path = x.shape[0], ch, path
+        self.step = min(max(1, limit // (ch * ch)), self.batch)  # images at once
+        threads = torch.get_num_threads() if on_cpu else 1
+        self.parts = groups if path == "gram" else _divisor(ch, at_most=-(-threads // self.step))  # of one image
+        self.rows_at_once = max(1, limit // ch)
+        self.buffers = x.new_empty(buffers, max(self.step * ch, self.rows_at_once, self.parts) * ch)
 
     def images(self) -> Iterator[slice]:
         """Slices of the batch."""
         for first in range(0, self.batch, self.step):
             yield slice(first, min(first + self.step, self.batch))
 
-    def rows(self, a: torch.Tensor, several: bool) -> Iterator[tuple[slice, slice]]:
-        """Slices of the first two dimensions of a (N, rows, d); of several images always the whole first."""
+    def rows(self, a: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+        """Slices of the first two dimensions of a (n * parts, rows, d)."""
         parts, rows, _ = a.shape
-        part_step = parts if several else min(parts, max(1, self.logit_rows // rows))
-        row_step = min(rows, max(1, self.logit_rows // part_step))
+        part_step = min(parts, max(1, self.rows_at_once // rows)) if self.path == "gram" else parts
+        row_step = min(rows, max(1, self.rows_at_once // part_step))
         for part in range(0, parts, part_step):
             for row in range(0, rows, row_step):
                 yield slice(part, part + part_step), slice(row, row + row_step)
@@ -113,6 +119,11 @@ class _Blocks:
     def view(self, index: int, parts: int, rows: int) -> torch.Tensor:
         """A buffer as (parts, rows, ch)."""
         return self.buffers[index, : parts * rows * self.ch].view(parts, rows, self.ch)
+
+
+def _divisor(number: int, at_most: int) -> int:
+    """The largest divisor within the limit."""
+    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
 
 
 @torch.library.custom_op("timm_landmark::channel_attend", mutates_args=())
@@ -139,28 +150,24 @@ def channel_attend(
         v = (wv @ x.mean(2).view(batch, groups, -1, 1)).view(batch, ch)  # V = CV(AP(x))
         gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(batch, 0)
         o, lse = x.new_empty(batch, ch), x.new_empty(batch, ch)
-        blocks = _Blocks(x, ch, path, buffers=1)
+        blocks = _Blocks(x, ch, groups, path, buffers=1)
         for images in blocks.images():
-            a, b = _factors(x[images], gram[images], wq, wk, path)
-            v_n, (o_n, lse_n) = v[images], (t[images].view(a.shape[:2]) for t in (o, lse))
-            for part, row in blocks.rows(a, several=x[images].shape[0] > 1):
+            a, b = _factors(x[images], gram[images], wq, wk, path, blocks.parts)
+            v_n, (o_n, lse_n) = v[images].unsqueeze(1), (t[images].view(a.shape[:2]) for t in (o, lse))
+            for part, row in blocks.rows(a):
                 a_block = a[part, row]
                 e = torch.bmm(a_block, b[part], out=blocks.view(0, *a_block.shape[:2]))
                 top = e.amax(2, keepdim=True)
                 total = e.sub_(top).exp2_().sum(2)
-                torch.div(_weigh(e, v_n), total, out=o_n[part, row])
+                _by_image(e, v_n).mul_(v_n)
+                torch.div(e.sum(2), total, out=o_n[part, row])
                 torch.add(total.log2_(), top.squeeze(2), out=lse_n[part, row])
     return o, lse, gram
 
 
-def _weigh(e: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """sum_j e_ij v_j: (parts, rows, ch), (n, ch) -> (parts, rows)."""
-    ch = v.shape[1]
-    if e.device.type == "cpu":  # matrix-vector products: many times faster there than products with one column
-        return torch.cat([torch.mv(e_n, v_n) for e_n, v_n in zip(e.view(v.shape[0], -1, ch), v, strict=True)]).view(
-            e.shape[:2]
-        )
-    return torch.bmm(e.view(v.shape[0], -1, ch), v.unsqueeze(2)).view(e.shape[:2])
+def _by_image(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A block (n * parts, rows, d) as (n, parts * rows, d): parts of one image, or all of n images."""
+    return t.view(like.shape[0], -1, t.shape[2])
 
 
 @channel_attend.register_fake
@@ -193,18 +200,20 @@ def channel_attend_backward(
         pooled = x.mean(2).view(batch, groups, -1, 1)
         v = (wv @ pooled).view(batch, ch)
         dx, dv, dwq, dwk = torch.empty_like(x), torch.zeros_like(v), torch.zeros_like(wq), torch.zeros_like(wk)
-        blocks = _Blocks(x, ch, path, buffers=2)
+        blocks = _Blocks(x, ch, groups, path, buffers=2)
         for images in blocks.images():
-            a, b = _factors(x[images], gram[images], wq, wk, path)
+            a, b = _factors(x[images], gram[images], wq, wk, path, blocks.parts)
+            v_n = v[images].unsqueeze(1)
             o_n, lse_n, do_n = (t[images].view(*a.shape[:2], 1) for t in (o, lse, do))
             dat, db = a.new_empty(a.shape[0], a.shape[2], a.shape[1]), b.new_zeros(b.shape)
-            for part, row in blocks.rows(a, several=x[images].shape[0] > 1):
+            for part, row in blocks.rows(a):
                 a_block, b_block, do_block = a[part, row], b[part], do_n[part, row]
                 size = a_block.shape[:2]
                 p = torch.bmm(a_block, b_block, out=blocks.view(0, *size)).sub_(lse_n[part, row]).exp2_()
-                dv[images] += _weigh_columns(p, do_block, v[images])
-                spread = _outer_difference(v[images], o_n[part, row], out=blocks.view(1, *size))
-                d_logits = p.mul_(spread)  # dA but for the row's factor do_i
+                other = blocks.view(1, *size)
+                dv[images] += _by_image(torch.mul(p, do_block, out=other).sum(1, keepdim=True), v_n).sum(1)
+                torch.sub(v_n, _by_image(o_n[part, row].contiguous(), v_n), out=_by_image(other, v_n))
+                d_logits = p.mul_(other)  # dA but for the row's factor do_i
                 do_block = do_block * math.log(2)  # the logits are powers of two
                 # da^T = b dA^T: a product with a short first factor, not with a narrow second one, is the faster
                 dat[part, :, row] = torch.bmm(b_block, d_logits.transpose(1, 2))
@@ -217,23 +226,6 @@ def channel_attend_backward(
         dx += (wv.transpose(1, 2) @ dv).view(batch, in_chs, 1) / area
         grads = dx, dwq * _temperature(x), dwk, (dv @ pooled.transpose(2, 3)).sum(0)
     return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(grads, inputs, strict=True))
-
-
-def _weigh_columns(p: torch.Tensor, weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """sum_i p_ij w_i: (parts, rows, ch), (parts, rows, 1) -> (n, ch)."""
-    n, ch = like.shape
-    if p.device.type == "cpu":
-        return torch.stack(
-            [torch.mv(p_n.t(), w_n) for p_n, w_n in zip(p.view(n, -1, ch), weight.reshape(n, -1), strict=True)]
-        )
-    return torch.bmm(weight.reshape(n, 1, -1), p.view(n, -1, ch)).view(n, ch)
-
-
-def _outer_difference(v: torch.Tensor, o: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """v_j - o_i: (n, ch), (parts, rows, 1) -> (parts, rows, ch)."""
-    n, ch = v.shape
-    torch.sub(v.view(n, 1, 1, ch), o.view(n, -1, o.shape[1], 1), out=out.view(n, -1, *out.shape[1:]))
-    return out
 
 
 @channel_attend_backward.register_fake

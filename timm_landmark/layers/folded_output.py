@@ -70,8 +70,9 @@ def folded_output(
     gain = scale * (norm.weight * torch.rsqrt(var + norm.eps))  # (B, ch)
     offset = scale * norm.bias - gain * mean
     folded = gain.view(batch, groups, -1, 1) * wo  # (B, g, ch/g, c)
-    out = (folded @ maps).view(batch, -1, height, width)  # (B, g, ch/g, c) @ (B, g, c, s)
-    return out.add_(offset[:, :, None, None])
+    out = torch.baddbmm(offset.view(batch * groups, -1, 1), folded.flatten(0, 1), maps.flatten(0, 1))
+    # Not a view for autograd, which would copy the map to differentiate what the block adds to it in place.
+    return torch.ops.aten._unsafe_view(out, [batch, offset.shape[1], height, width])
 
 
 def _statistics(maps: torch.Tensor, wo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
