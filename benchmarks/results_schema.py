@@ -37,7 +37,8 @@ SPEED = _object(
     goals=_list(**GOAL, lower_is_better={"type": "boolean"}),
     throughput=_list(**WHERE, img_per_s=NUMBER, low=NUMBER, high=NUMBER),
     memory=_list(model=TEXT, img_size=COUNT, batch=COUNT, peak_mib=NUMBER),
-    breakdown=_object(**WHERE, parts=_list(part=TEXT, ms=NUMBER)),
+    breakdown=_list(**WHERE, parts=_list(stage=TEXT, part=TEXT, ms=NUMBER)),
+    paths=_list(mode=TEXT, img_size=COUNT, out_chs=COUNT, side=COUNT, product_ms=NUMBER, gram_ms=NUMBER, chosen=TEXT),
 )
 
 # By path under benchmarks/results, first match.

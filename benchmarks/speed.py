@@ -25,6 +25,7 @@ from typing import Any
 import timm
 import torch
 from speed_parts import breakdown
+from speed_paths import is_faster, path_times
 
 import timm_landmark  # noqa: F401  registers the models
 from timm_landmark.errors import UserError
@@ -43,15 +44,21 @@ GOALS = (
     ("inference, 224 pixels, batch 8", PA, IR, "inference", 224, 8, 0.95, 1.0),
 )
 MEMORY = ("peak memory of a training step, 224 pixels, batch 16", AT, XT, 224, 16, 1.0, 0.8)
-SIZES, BATCHES = (96, 160, 224, 288), (1, 8, 32)
+BREAKDOWNS = (("inference", 224, 8), ("training", 96, 32))
+COMPILED = (1.0, 1.0)  # img/s of torch.compile to eager
+SIZES, BATCHES, PATHS_BATCH = (96, 160, 224, 288), (1, 8, 32), 8
 
 Measure = Callable[[dict[str, Any], argparse.Namespace], None]
 
 
-def make_step(model: str, mode: str, img_size: int, batch: int, device: str) -> Callable[[], None]:
-    """One step: a forward pass without gradients, or forward, backward and the gradients' release."""
+def make_net(model: str, mode: str, device: str) -> torch.nn.Module:
+    """A network with 1000 classes and seeded weights, in training or evaluation mode."""
     torch.manual_seed(0)
-    net = timm.create_model(model, num_classes=1000).to(device).train(mode == "training")
+    return timm.create_model(model, num_classes=1000).to(device).train(mode == "training")
+
+
+def make_step(net: torch.nn.Module, img_size: int, batch: int, device: str) -> Callable[[], None]:
+    """One step: forward, backward and the gradients' release in training mode, else forward without gradients."""
     x = torch.randn(batch, 3, img_size, img_size, device=device)
     y = torch.randint(0, 1000, (batch,), device=device)
 
@@ -63,7 +70,7 @@ def make_step(model: str, mode: str, img_size: int, batch: int, device: str) -> 
         with torch.inference_mode():
             net(x)
 
-    return train if mode == "training" else infer
+    return train if net.training else infer
 
 
 def time_alternated(
@@ -99,7 +106,7 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _replace(result: dict[str, Any], key: str, row: dict[str, Any], identity: Sequence[str]) -> None:
     kept = [old for old in result.get(key, []) if any(old[name] != row[name] for name in identity)]
-    order = ("model", "mode", "img_size", "batch")
+    order = ("model", "mode", "img_size", "batch", "out_chs")
     rows = [*kept, row]
     result[key] = (
         rows if key == "goals" else sorted(rows, key=lambda r: tuple(str(r.get(k, "")).zfill(8) for k in order))
@@ -110,7 +117,8 @@ def measure_rates(
     result: dict[str, Any], args: argparse.Namespace, models: Sequence[str], mode: str, img_size: int, batch: int
 ) -> list[list[float]]:
     """Times models alternated and enters their img/s (median and quartiles); returns the times."""
-    steps = [make_step(model, mode, img_size, batch, args.device) for model in models]
+    nets = [make_net(model, mode, args.device) for model in models]
+    steps = [make_step(net, img_size, batch, args.device) for net in nets]
     times = time_alternated(steps, args.device, args.seconds, args.pause)
     for model, taken in zip(models, times, strict=True):
         rate, low, high = _quartiles([batch / t for t in taken])
@@ -139,6 +147,20 @@ def _measure_goal(goal: tuple) -> Measure:
     return measure
 
 
+def _measure_compiled(mode: str, img_size: int, batch: int) -> Measure:
+    def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
+        net = make_net(AT, mode, args.device)
+        steps = [make_step(form, img_size, batch, args.device) for form in (torch.compile(net), net)]
+        compiled, eager = time_alternated(steps, args.device, args.seconds, args.pause)
+        ratios = [theirs / ours for ours, theirs in zip(compiled, eager, strict=True)]
+        kind = "inference" if mode == "inference" else "training step"
+        _goal(
+            result, f"{kind}, {img_size} pixels, batch {batch}", (f"{AT}, compiled", f"{AT}, eager"), ratios, COMPILED
+        )
+
+    return measure
+
+
 def _measure_memory(result: dict[str, Any], args: argparse.Namespace) -> None:
     what, model, against, img_size, batch, *bounds = MEMORY
     peaks = {}
@@ -156,7 +178,7 @@ def _measure_memory(result: dict[str, Any], args: argparse.Namespace) -> None:
 def print_peak(model: str, img_size: int, batch: int, device: str) -> None:
     """Prints in MiB what two training steps take at their peak beyond the process with torch and timm loaded."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = make_step(model, "training", img_size, batch, device)
+    step = make_step(make_net(model, "training", device), img_size, batch, device)
     step()
     step()
     if device.startswith("cuda"):
@@ -165,17 +187,31 @@ def print_peak(model: str, img_size: int, batch: int, device: str) -> None:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 
 
-def _measure_breakdown(result: dict[str, Any], args: argparse.Namespace) -> None:
-    step = make_step(AT, "training", 96, 32, args.device)
-    where = dict(model=AT, mode="training", img_size=96, batch=32)
-    result["breakdown"] = dict(**where, parts=breakdown(step))
-    for part in result["breakdown"]["parts"]:
-        print(f"  {part['part']}: {part['ms']:.1f} ms", flush=True)
+def _measure_breakdown(mode: str, img_size: int, batch: int) -> Measure:
+    def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
+        for model in (AT, XT):
+            net = make_net(model, mode, args.device)
+            parts = breakdown(make_step(net, img_size, batch, args.device), net)
+            row = dict(model=model, mode=mode, img_size=img_size, batch=batch, parts=parts)
+            _replace(result, "breakdown", row, ("model", "mode", "img_size", "batch"))
+            print(f"  {model}: {sum(part['ms'] for part in parts):.0f} ms", flush=True)
+
+    return measure
 
 
 def _measure_rates(models: Sequence[str], mode: str, img_size: int, batch: int) -> Measure:
     def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
         measure_rates(result, args, models, mode, img_size, batch)
+
+    return measure
+
+
+def _measure_paths(mode: str) -> Measure:
+    def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
+        for img_size in SIZES:
+            for row in path_times(img_size, PATHS_BATCH, mode, args.device):
+                _replace(result, "paths", row, ("mode", "img_size", "batch", "out_chs"))
+        print(f"  {sum(map(is_faster, result['paths']))} of {len(result['paths'])} choices the faster", flush=True)
 
     return measure
 
@@ -191,16 +227,17 @@ def measurements() -> dict[str, Measure]:
     for mode in ("inference", "training"):
         for img_size in SIZES:
             for batch in BATCHES:
-                if mode == "inference" or img_size * img_size * batch <= 224 * 224 * 8:
-                    name = f"sizes/{mode}-{img_size}-{batch}"
-                    named[name] = _measure_rates((AT, XT), mode, img_size, batch)
-    named["breakdown"] = _measure_breakdown
+                named[f"sizes/{mode}-{img_size}-{batch}"] = _measure_rates((AT, XT), mode, img_size, batch)
+        named[f"paths/{mode}"] = _measure_paths(mode)
+    for mode, img_size, batch in BREAKDOWNS:
+        named[f"breakdown/{mode}-{img_size}-{batch}"] = _measure_breakdown(mode, img_size, batch)
+        named[f"goals/compiled-{mode}-{img_size}-{batch}"] = _measure_compiled(mode, img_size, batch)
     return named
 
 
 def _load(path: Path, head: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
-        return dict(head, goals=[], throughput=[], memory=[])
+        return dict(head, goals=[], throughput=[], memory=[], breakdown=[], paths=[])
     result = json.loads(path.read_text(encoding="utf-8"))
     for key in head:
         if result[key] != head[key]:

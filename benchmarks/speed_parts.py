@@ -1,22 +1,27 @@
-"""Where the time of a step goes, from torch's profiler: exponentials, products, convolutions, BatchNorm, the rest."""
+"""Where the time of a step goes, from torch's profiler: by stage of the network, and by kind of work."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 # Operators by what they do in these networks; an operator counts its own time only, not that of those it calls.
 PARTS = {
     "convolutions": ("conv",),
-    "batched products (attention unit)": ("aten::bmm", "aten::baddbmm", "aten::addmv", "aten::mv"),
+    "batched products": ("aten::bmm", "aten::baddbmm"),
     "exponentials": ("aten::exp2",),
     "BatchNorm": ("batch_norm",),
     "passes over logits and maps": (
         "aten::add_", "aten::add", "aten::sub", "aten::mul", "aten::div", "aten::amax", "aten::sum", "aten::copy_",
         "aten::fill_", "aten::clamp_min_", "aten::threshold_backward", "aten::mean", "aten::cat",
     ),
-    "pooling": ("pool",),
 }  # fmt: skip
-OTHER = "everything else (Python, dispatch, small operators)"
+OTHER = "everything else"
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+OUTSIDE = "stem, head"
+_MARK = "stage "
 
 
 def part_of(operator: str) -> str:
@@ -29,13 +34,54 @@ def part_of(operator: str) -> str:
     return OTHER
 
 
-def breakdown(step: Callable[[], None]) -> list[dict[str, float | str]]:
-    """Milliseconds by part of one step, after a warm-up; the profiler adds to what many small operators take."""
+def breakdown(step: Callable[[], None], net: torch.nn.Module) -> list[dict[str, float | str]]:
+    """Milliseconds by stage and part of one step, after a warm-up.
+
+    The profiler adds to what many small operators take, so the sum is somewhat more than an unobserved step.
+
+    Args:
+        step: Runs the network once.
+        net: A network with timm's ResNet as host.
+    """
     step()
-    step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with _marked_stages(net):
         step()
-    total = dict.fromkeys([*PARTS, OTHER], 0.0)
-    for event in profile.key_averages():
-        total[part_of(event.key)] += event.self_cpu_time_total / 1e3
-    return [{"part": part, "ms": ms} for part, ms in total.items()]
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+    times: Counter[tuple[str, str]] = Counter()
+    for event in profiled.events():
+        times[_stage_of(event), part_of(event.name)] += event.self_cpu_time_total / 1e3
+    stages, parts = (OUTSIDE, *STAGES), (*PARTS, OTHER)
+    return [{"stage": stage, "part": part, "ms": times[stage, part]} for stage in stages for part in parts]
+
+
+def _stage_of(event: torch.autograd.profiler_util.FunctionEvent | None) -> str:
+    while event is not None:
+        if event.name.startswith(_MARK):
+            return event.name.removeprefix(_MARK)
+        event = event.cpu_parent
+    return OUTSIDE
+
+
+@contextmanager
+def _marked_stages(net: torch.nn.Module) -> Iterator[None]:
+    """Within this context the profiler sees in which stage an operator runs, in the backward pass too."""
+    handles = []
+    for name in STAGES:
+        open_ranges: list[record_function] = []
+
+        def enter(*_: object, name: str = name, open_ranges: list[record_function] = open_ranges) -> None:
+            open_ranges.append(record_function(_MARK + name))
+            open_ranges[-1].__enter__()
+
+        def leave(*_: object, open_ranges: list[record_function] = open_ranges) -> None:
+            open_ranges.pop().__exit__(None, None, None)
+
+        stage = net.get_submodule(name)
+        handles += [stage.register_forward_pre_hook(enter), stage.register_forward_hook(leave)]
+        handles += [stage.register_full_backward_pre_hook(enter), stage.register_full_backward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -7,7 +7,8 @@ The file (written by ``benchmarks/speed.py``; checked by ``results_schema.py``):
     goals       [{what, model, against, ratio, low, high, at_least, aim, lower_is_better}]   ratios, alternated
     throughput  [{model, mode: inference | training, img_size, batch, img_per_s, low, high}]     medians and spread
     memory      [{model, img_size, batch, peak_mib}]                          peak of a training step, fresh processes
-    breakdown   {model, mode, img_size, batch, parts: [{part, ms}]}                        where ResNeAt's time goes
+    breakdown   [{model, mode, img_size, batch, parts: [{stage, part, ms}]}]                       where the time goes
+    paths       [{mode, img_size, batch, out_chs, side, product_ms, gram_ms, chosen}]     one unit, both streamed forms
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from tables import markdown
 
 AT, XT = "resneat50", "resnext50_32x4d"
+OTHER_FORM = {"product": "gram", "gram": "product"}
 
 
 def speed_ratios(speed: Mapping[str, Any]) -> dict[str, float]:
@@ -47,7 +49,7 @@ def speed_block(speed: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
     machine = speed["machine"]
     where = f"{machine['cpu']}, {speed['threads']} threads, torch {machine['packages']['torch']}, eager, float32"
     parts = [f"Measured on {where}; medians, with the spread in brackets.", _goals(speed), _peers(speed, counts)]
-    return "\n\n".join([*parts, _sizes(speed), _memory(speed), _breakdown(speed)])
+    return "\n\n".join([*parts, _sizes(speed), _memory(speed), *_breakdowns(speed), _paths(speed)])
 
 
 def _goals(speed: Mapping[str, Any]) -> str:
@@ -95,10 +97,41 @@ def _memory(speed: Mapping[str, Any]) -> str:
     return markdown(["peak memory of a training step", "pixels", "batch", "MiB"], rows)
 
 
-def _breakdown(speed: Mapping[str, Any]) -> str:
-    breakdown = speed["breakdown"]
-    parts: Sequence[Mapping[str, Any]] = breakdown["parts"]
-    total = sum(part["ms"] for part in parts)
-    rows = [[part["part"], f"{part['ms']:.1f}", f"{100 * part['ms'] / total:.0f} %"] for part in parts]
-    title = f"where `{breakdown['model']}`'s time goes, {breakdown['mode']}"
-    return markdown([f"{title}, {breakdown['img_size']} pixels, batch {breakdown['batch']}", "ms", "share"], rows)
+def _breakdowns(speed: Mapping[str, Any]) -> list[str]:
+    """Of each profiled step of ResNeAt a table of stages by parts, with what ResNeXt's stages take."""
+    of = {(row["mode"], row["img_size"], row["batch"], row["model"]): row["parts"] for row in speed["breakdown"]}
+    return [_breakdown(key[:3], of[key], of[(*key[:3], XT)]) for key in of if key[3] == AT]
+
+
+def _breakdown(where: tuple, at: Sequence[Mapping[str, Any]], xt: Sequence[Mapping[str, Any]]) -> str:
+    mode, img_size, batch = where
+    stages, parts = (list(dict.fromkeys(cell[key] for cell in at)) for key in ("stage", "part"))
+    title = f"ms of a step of `{AT}`, {mode}, {img_size} pixels, batch {batch}"
+
+    def total(cells: Sequence[Mapping[str, Any]], **only: str) -> float:
+        return sum(cell["ms"] for cell in cells if all(cell[key] == value for key, value in only.items()))
+
+    def row(name: str, **stage: str) -> list[str]:
+        times = [*(total(at, part=part, **stage) for part in parts), total(at, **stage), total(xt, **stage)]
+        return [name, *(f"{ms:.0f}" for ms in times)]
+
+    rows = [*(row(stage, stage=stage) for stage in stages), row("all")]
+    return markdown([title, *parts, "all", f"`{XT}`, all"], rows)
+
+
+def _paths(speed: Mapping[str, Any]) -> str:
+    """One unit: what the form that is chosen by count takes, and what the other one would."""
+    of = {(row["mode"], row["out_chs"], row["img_size"]): row for row in speed["paths"]}
+    sizes = sorted({key[2] for key in of})
+    rows = [
+        [f"{mode}, {channels} channels", *(_path_cell(of[mode, channels, size]) for size in sizes)]
+        for mode, channels in sorted({key[:2] for key in of})
+    ]
+    title = f"ms of one unit in the form chosen by count (in the other), batch {speed['paths'][0]['batch']}"
+    return markdown([title, *(f"{size} pixels" for size in sizes)], rows)
+
+
+def _path_cell(row: Mapping[str, Any]) -> str:
+    chosen, other = (row[f"{form}_ms"] for form in (row["chosen"], OTHER_FORM[row["chosen"]]))
+    cell = f"{row['chosen']} {chosen:.1f} ({other:.1f})"
+    return cell if chosen <= other else f"**{cell}**"

@@ -14,7 +14,7 @@ speed = pytest.importorskip("speed")
 def test_every_part_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert speed.main(["--list"]) == 0
     names = capsys.readouterr().out.split()
-    assert {"goals/memory", "breakdown", "peers/densenet121", "sizes/training-96-32"} <= set(names)
+    assert {"goals/memory", "breakdown/training-96-32", "peers/densenet121", "sizes/training-96-32"} <= set(names)
     assert speed.main(["--only", "nothing"]) == 2
     assert "--list" in capsys.readouterr().err
 
@@ -35,3 +35,12 @@ def test_a_second_measurement_replaces_the_first_and_keeps_the_rest() -> None:
     speed.measure_rates(result, args, ("resnet18",), "training", 32, 2)
     assert [(row["mode"], row["batch"]) for row in result["throughput"]] == [("inference", 1), ("training", 2)]
     assert all(0 < row["low"] <= row["img_per_s"] <= row["high"] for row in result["throughput"])
+
+
+def test_a_breakdown_finds_the_stages_in_both_passes() -> None:
+    net = speed.make_net("resneat50", "training", "cpu")
+    cells = speed.breakdown(speed.make_step(net, 32, 2, "cpu"), net)
+    of = {(cell["stage"], cell["part"]): cell["ms"] for cell in cells}
+    assert all(of[stage, part] > 0 for stage in ("layer1", "layer4") for part in ("convolutions", "exponentials"))
+    assert of["stem, head", "exponentials"] == 0  # the attention units of both passes lie in the stages
+    assert of["stem, head", "convolutions"] > 0
