@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from comparison import read_csv
 
+from timm_landmark.files import sha256_file
+
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")
 
@@ -20,7 +22,7 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
 
     Args:
         data: The prepared data set that the runs were trained on.
-        runs: Run folders named ``<model>-s<seed>``; those that are not finished are left out and named.
+        runs: Run folders named ``<model>-s<seed>``; those that do not belong in it are left out, with the reason.
         results: The comparison's folder, made if missing; a run that is there already is replaced.
 
     Raises:
@@ -31,11 +33,12 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
     dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     _write_json(results / "dataset.json", without_paths(dataset, {}))
     _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
+    digest = sha256_file(data / "manifest.csv")
     for run in runs:
-        if finished(run):
-            _collect_run(run, results / run.name)
+        if reason := _left_out(run, digest):
+            print(f"{run.name} {reason}: left out")
         else:
-            print(f"{run.name} is not finished: left out")
+            _collect_run(run, results / run.name)
 
 
 def finished(run: Path) -> bool:
@@ -45,6 +48,16 @@ def finished(run: Path) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return bool(info.get("finished")) and "test" in info.get("evaluation", {})
+
+
+def _left_out(run: Path, digest: str) -> str:
+    """Why a run cannot stand beside the others; empty when it can."""
+    if not finished(run):
+        return "is not finished"
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    if info["data_digest"] != digest:
+        return "was trained on another data set"
+    return "did not start from random weights (--init-from)" if "init_from" in info else ""
 
 
 def _collect_run(run: Path, target: Path) -> None:

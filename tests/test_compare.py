@@ -81,15 +81,23 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     assert list(comparison.load(out / "out" / "results").runs) == MODELS
 
 
-def test_collect_only_leaves_out_what_is_not_finished(out, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"finished": False}, "is not finished"),
+        ({"data_digest": "0" * 64}, "was trained on another data set"),
+        ({"init_from": "model.safetensors"}, "did not start from random weights"),
+    ],
+)
+def test_collect_only_leaves_out_what_is_not_comparable(change, told, out, tmp_path, capsys):
     runs = tmp_path / "runs"
     shutil.copytree(out / "out" / "runs", runs)
     info = json.loads((runs / "test_vit2-s0" / "run.json").read_text())
-    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps({**info, "finished": False}))
+    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps({**info, **change}))
     words = ["--data", str(out / "data"), "--output", str(tmp_path), "--models", *MODELS]
     assert compare.main([*words, "--collect-only", "--results", str(tmp_path / "photos")]) == 0
     assert list(comparison.load(tmp_path / "photos").runs) == ["test_resnet"]
-    assert "test_vit2-s0 is not finished: left out" in capsys.readouterr().out
+    assert f"test_vit2-s0 {told}" in capsys.readouterr().out
 
 
 def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
