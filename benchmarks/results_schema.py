@@ -41,6 +41,9 @@ SPEED = _object(
     paths=_list(mode=TEXT, img_size=COUNT, out_chs=COUNT, side=COUNT, product_ms=NUMBER, gram_ms=NUMBER, chosen=TEXT),
 )
 
+UNITS = _list(unit=TEXT, channels=COUNT, mean=NUMBER, over_channels=NUMBER, over_photos=NUMBER)
+SCALE = _object(model=TEXT, run=TEXT, data_digest=TEXT, photos=COUNT, untrained=UNITS, trained=UNITS)
+
 # By path under benchmarks/results, first match.
 SCHEMAS = {
     "*/run.json": _object(
@@ -61,6 +64,7 @@ SCHEMAS = {
     ),
     "*/dataset.json": {"type": "object", "minProperties": 1},
     "speed.json": SPEED,
+    "scale.json": SCALE,
     "*.json": _object(machine=MACHINE),
 }
 

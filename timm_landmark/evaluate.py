@@ -3,10 +3,10 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -16,6 +16,9 @@ from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class _Photos:
 
     transform: Callable[[Image.Image], Any]
 
-    def __init__(self, files: Sequence[Path], mode: str) -> None:
+    def __init__(self, files: list[Path], mode: str) -> None:
         self.files, self._mode = files, mode
 
     def __len__(self) -> int:
@@ -101,6 +104,31 @@ class _Photos:
                 return self.transform(image.convert(self._mode)), index
         except OSError as error:
             raise UserError(f"{self.files[index]} cannot be read ({error}); prepare the data set again") from None
+
+
+def photo_loader(
+    run: Run, data: Path, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
+) -> tuple[Iterable[tuple["torch.Tensor", "torch.Tensor"]], list[Path]]:
+    """Batches of a split's images, prepared as for the run's validation, and the files in the same order.
+
+    Args and errors are those of :func:`predict_split`; the images of a batch have shape (n, channels, P, P).
+    """
+    import torch
+    from timm.data import create_loader
+
+    photos = _Photos(sorted((data / split).glob("*/*.jpg")), "RGB" if run.input_size[0] == 3 else "L")
+    loader = create_loader(
+        photos,
+        input_size=run.input_size,
+        batch_size=batch_size,
+        interpolation=run.interpolation,
+        mean=run.mean,
+        std=run.std,
+        crop_pct=run.crop_pct,
+        num_workers=workers,
+        device=torch.device(device),
+    )
+    return loader, photos.files
 
 
 def predict_split(
@@ -120,30 +148,18 @@ def predict_split(
         One prediction an image, in order of image ids.
     """
     import torch
-    from timm.data import create_loader
     from tqdm import tqdm
 
     model = load_run_model(run, device)
     folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
-    photos = _Photos(sorted((data / split).glob("*/*.jpg")), "RGB" if run.input_size[0] == 3 else "L")
-    loader = create_loader(
-        photos,
-        input_size=run.input_size,
-        batch_size=batch_size,
-        interpolation=run.interpolation,
-        mean=run.mean,
-        std=run.std,
-        crop_pct=run.crop_pct,
-        num_workers=workers,
-        device=torch.device(device),
-    )
+    loader, files = photo_loader(run, data, split, device, batch_size, workers)
     predictions = []
     try:
         with torch.inference_mode():
             for images, _ in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
                 top = model(images).float().softmax(-1).topk(min(5, len(folders)))
                 for confidence, indices in zip(top.values[:, 0].tolist(), top.indices.tolist(), strict=True):
-                    file = photos.files[len(predictions)]
+                    file = files[len(predictions)]
                     names = tuple(folders[index] for index in indices)
                     predictions.append(Prediction(file.stem, file.parent.name, names, confidence))
     except UserError as error:  # a loading process puts its traceback in front
