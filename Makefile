@@ -1,5 +1,6 @@
 # make compare : set up .venv, draw a data set, train the seven models briefly, render the report (under 20 minutes)
-# make test    : set up .venv, run the tests in small doses        make test-all : the full doses
+# make test    : set up .venv, run the tests in small doses        make test-all : the full doses, and
+#                                                                   the models' contract on the plain attention unit
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -21,6 +22,7 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(PYTEST) -m full
+	$(PYTEST) --path plain tests/test_model_contract*.py tests/test_timm_suite.py
 
 compare: $(VENV)/.ready
 	$(RUN) benchmarks/compare.py --quick --output $(OUT)

@@ -12,3 +12,20 @@ def seeded():
     """The same random numbers whatever runs before; torch is not imported for tests that do without it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds ``--path``: the models' contract must hold in every form of the attention unit."""
+    parser.addoption("--path", choices=("plain", "product", "gram"), help="hold every attention unit to this form")
+
+
+@pytest.fixture(autouse=True)
+def forced_path(pytestconfig: pytest.Config):
+    """The form that ``--path`` names, in this process (the timm suite's own process takes it from there too)."""
+    if not (path := pytestconfig.getoption("path")):
+        yield
+        return
+    from timm_landmark.layers.attention_path import force_path
+
+    with force_path(path):
+        yield

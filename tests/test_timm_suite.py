@@ -96,14 +96,17 @@ def repositories(name: str) -> dict[str, dict[str, bytes]]:
     }
 
 
-def run(suite: Path, files: list[Path], models: tuple[str, ...], tmp_path: Path) -> dict[str, tuple[str, str]]:
-    """Outcome and message of each test in the files that names one of the models."""
+def run(
+    suite: Path, files: list[Path], models: tuple[str, ...], tmp_path: Path, path: str | None
+) -> dict[str, tuple[str, str]]:
+    """Outcome and message of each test in the files that names one of the models; ``path`` is conftest's option."""
     report = tmp_path / "report.xml"
     with LoopbackHub() as hub:
         for name in models:
             for repository, contents in repositories(name).items():
                 hub.add(repository, contents)
-        env = hub.env(tmp_path / "hub", TORCH_BACKEND="timm_landmark", PYTHONPATH=str(suite))
+        backend = {"TORCH_BACKEND": "forced_path", "FORCED_PATH": path} if path else {"TORCH_BACKEND": "timm_landmark"}
+        env = hub.env(tmp_path / "hub", PYTHONPATH=f"{suite}{os.pathsep}{HERE}", **backend)
         for name in ("GITHUB_ACTIONS", "TORCH_DEVICE", "TIMEOUT", "PYTEST_ADDOPTS"):
             env.pop(name, None)  # the first takes tests out of timm's suite
         options = ["-c", suite / "pyproject.toml", "-k", " or ".join(models), f"--junitxml={report}"]
@@ -118,9 +121,9 @@ def run(suite: Path, files: list[Path], models: tuple[str, ...], tmp_path: Path)
 
 
 @pytest.mark.parametrize("models", [MODELS[:1], pytest.param(MODELS, marks=pytest.mark.full)], ids=["one", "all"])
-def test_timms_own_suite(suite, models, tmp_path):
+def test_timms_own_suite(suite, models, tmp_path, pytestconfig):
     """All that applies ran and passed, none skipped."""
-    outcomes = run(suite, [suite / "tests" / "test_models.py"], models, tmp_path)
+    outcomes = run(suite, [suite / "tests" / "test_models.py"], models, tmp_path, pytestconfig.getoption("path"))
     others = [f"{name}: {outcome} {message}" for name, (outcome, message) in outcomes.items() if outcome != "passed"]
     print(f"\ntimm {importlib.metadata.version('timm')}: {len(outcomes) - len(others)} passed", *others, sep="\n")
     assert not others
@@ -130,9 +133,9 @@ def test_timms_own_suite(suite, models, tmp_path):
 
 
 @pytest.mark.full
-def test_timms_tests_of_its_families(suite, tmp_path):
+def test_timms_tests_of_its_families(suite, tmp_path, pytestconfig):
     """Tests that timm runs on models it knows by name, called with ours; an older timm may lack some, and says so."""
-    outcomes = run(suite, [HERE / "timm_family_cases.py"], MODELS, tmp_path)
+    outcomes = run(suite, [HERE / "timm_family_cases.py"], MODELS, tmp_path, pytestconfig.getoption("path"))
     skips = [f"{name}: {message}" for name, (outcome, message) in outcomes.items() if outcome == "skipped"]
     print(f"\ntimm {importlib.metadata.version('timm')}: {len(outcomes) - len(skips)} passed", *skips, sep="\n")
     assert all(outcome in ("passed", "skipped") for outcome, _ in outcomes.values())

@@ -80,6 +80,9 @@ class ChannelAttention2d(nn.Module):
 
     Readings of the paper: the kernel is 1x1 (reading 2); BatchNorm stands on the output projection only and the
     projections have no bias (reading 3); the shortcut is added by the block (reading 1).
+
+    The streamed forms read the weights of ``query``, ``key``, ``value``, ``output`` and ``norm`` and do not call these
+    modules, so forward hooks on them run in the plain form only (``attention_path.force_path("plain")``).
     """
 
     def __init__(
