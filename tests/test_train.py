@@ -317,9 +317,12 @@ def test_a_mistake_ends_in_one_clear_line(data, tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_timm_does_not_know(data, tmp_path):
-    with pytest.raises(UserError, match="MODEL resneat: timm has no model of that name; close to it: resneat50"):
-        train(data, tmp_path / "run", model="resneat")
+@pytest.mark.parametrize(
+    ("model", "remedy"), [("resneat", "close to it: resneat50"), ("nope", r"timm\.list_models\(\) lists them all")]
+)
+def test_a_model_that_timm_does_not_know(data, tmp_path, model, remedy):
+    with pytest.raises(UserError, match=f"MODEL {model}: timm has no model of that name; {remedy}"):
+        train(data, tmp_path / "run", model=model)
 
 
 @pytest.mark.parametrize("model", ["inception_resnet_v2", "inception_resnet_pa"])

@@ -234,8 +234,9 @@ def check_model(args: argparse.Namespace) -> int:
     from timm import create_model, is_model, list_models
 
     if not is_model(args.model.split(".")[0]) and not args.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        close = ", ".join(_close(args.model, list_models())) or "`timm.list_models()` lists all"
-        raise UserError(f"MODEL {args.model}: timm has no model of that name; close to it: {close}")
+        close = ", ".join(_close(args.model, list_models()))
+        remedy = f"close to it: {close}" if close else "timm.list_models() lists them all"
+        raise UserError(f"MODEL {args.model}: timm has no model of that name; {remedy}")
     channels = getattr(args, "in_chans", None) or 3
     try:
         model = create_model(
