@@ -30,6 +30,7 @@ RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
 PHOTOS = RESULTS / "photos"
 SYNTHETIC = RESULTS / "synthetic"
 PREPARE = RESULTS / "prepare.json"
+SCALE = RESULTS / "scale.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,6 +119,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "speed": speed_block(speed, counts) if speed else "No timings are committed yet.",
         "prepare": _prepare(),
         "synthetic": _synthetic(),
+        "scale": _scale(),
     }
 
 
@@ -147,6 +149,24 @@ def _synthetic() -> str:
         f"in batches of {run['global_batch']}, names {100 * top1['value']:.1f} % [{low:.1f}, {high:.1f}] of the test "
         f"pictures of {run['num_classes']} classes, the nearest neighbour in 16x16 pixels "
         f"{100 * neighbours['pixels']['value']:.1f} %."
+    )
+
+
+def _scale() -> str:
+    """What ResNeAt's attention did in the committed run, in a sentence or two."""
+    result = json.loads(SCALE.read_text(encoding="utf-8"))
+
+    def spread(form: str, key: str) -> list[float]:
+        return [unit[key] for unit in result[form]]
+
+    still = max(max(spread("untrained", key)) for key in ("over_channels", "over_photos"))
+    channels, photos = (spread("trained", key) for key in ("over_channels", "over_photos"))
+    return (
+        f"Before training, Scale is {sum(spread('untrained', 'mean')) / len(channels):.3f} for every channel and photo "
+        f"(standard deviation at most {still:.1g} in any unit): timm's initialisation leaves Q and K near zero and the "
+        f"attention uniform. After the run above it differs from channel to channel by {min(channels):.3f} to "
+        f"{max(channels):.3f}, by unit, and for one channel from photo to photo by {min(photos):.4f} to "
+        f"{max(photos):.4f} (standard deviations, {result['photos']} test photos)."
     )
 
 
