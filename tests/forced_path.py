@@ -5,4 +5,5 @@ import os
 import timm_landmark  # noqa: F401
 from timm_landmark.layers.attention_path import force_path
 
-force_path(os.environ["FORCED_PATH"]).__enter__()
+forced = force_path(os.environ["FORCED_PATH"])  # kept: a context that is collected ends
+forced.__enter__()
