@@ -130,14 +130,14 @@ def test_a_second_derivative_is_refused_by_name() -> None:
 
 
 def test_the_streamed_unit_keeps_no_map() -> None:
-    """Peak of what one call allocates: less than a quarter of the ch x ch map of the batch."""
-    batch, in_chs, out_chs = 8, 256, 512
+    """Peak of what one call allocates: a block, a quarter of this batch's ch x ch map."""
+    batch, in_chs, out_chs = 32, 256, 512
     x = torch.randn(batch, in_chs, 3, 3)
     weights = [torch.randn(out_chs, in_chs // 32, 1, 1) for _ in "qkv"]
     with torch.profiler.profile(profile_memory=True) as profile, force_path("product"), torch.no_grad():
         attention_scale(x, *weights, 32)
     largest = max((event.cpu_memory_usage for event in profile.events() if event.name == "aten::empty"), default=0)
-    assert 0 < largest < batch * out_chs * out_chs * 4 / 1.5
+    assert 0 < largest <= batch * out_chs * out_chs * 4 / 4
 
 
 # The paper's Table 1 at 224 pixels: in_chs, out_chs, side; and the form that counting names.
