@@ -96,7 +96,9 @@ class _Blocks:
         on_cpu = x.device.type == "cpu"
         limit = BLOCK_ELEMENTS["cpu" if on_cpu else "other"]
         self.batch, self.ch, self.path = x.shape[0], ch, path
-        self.step = min(max(1, limit // (ch * ch)), self.batch)  # images at once
+        # Images at once. In the gram form the factors of one are views and of several copies, which pays for small ones.
+        several = limit // 8 if on_cpu and path == "gram" else limit
+        self.step = min(max(1, several // (ch * ch)), self.batch)
         threads = torch.get_num_threads() if on_cpu else 1
         self.parts = groups if path == "gram" else _divisor(ch, at_most=-(-threads // self.step))  # of one image
         self.rows_at_once = max(1, limit // ch)
