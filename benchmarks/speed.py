@@ -13,7 +13,7 @@ a file of another machine or number of threads is refused, not mixed.
 import argparse
 import gc
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -177,14 +177,20 @@ def _measure_memory(result: dict[str, Any], args: argparse.Namespace) -> None:
 
 def print_peak(model: str, img_size: int, batch: int, device: str) -> None:
     """Prints in MiB what two training steps take at their peak beyond the process with torch and timm loaded."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_mib()
     step = make_step(make_net(model, "training", device), img_size, batch, device)
     step()
     step()
     if device.startswith("cuda"):
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+        print(_peak_mib() - before)
+
+
+def _peak_mib() -> float:
+    """This process's peak resident size so far; ru_maxrss would begin with that of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def _measure_breakdown(mode: str, img_size: int, batch: int) -> Measure:

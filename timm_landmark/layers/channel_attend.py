@@ -96,7 +96,7 @@ class _Blocks:
         on_cpu = x.device.type == "cpu"
         limit = BLOCK_ELEMENTS["cpu" if on_cpu else "other"]
         self.batch, self.ch, self.path = x.shape[0], ch, path
-        # Images at once. In the gram form the factors of one are views and of several copies, which pays for small ones.
+        # Images at once. In the gram form the factors of one are views, of several copies: that pays for small ones.
         several = limit // 8 if on_cpu and path == "gram" else limit
         self.step = min(max(1, several // (ch * ch)), self.batch)
         threads = torch.get_num_threads() if on_cpu else 1

@@ -82,10 +82,31 @@ def _statistics(maps: torch.Tensor, wo: torch.Tensor) -> tuple[torch.Tensor, tor
     if count == 1:
         raise ValueError("BatchNorm in training needs more than one value per channel: use a larger batch or image")
     mean = maps.mean((0, 3))  # (g, c)
-    centred = maps - mean[:, :, None]
-    covariance = (centred @ centred.transpose(2, 3)).sum(0) / count  # (B, g, c, s) @ (B, g, s, c) -> (g, c, c)
+    covariance = _Covariance.apply(maps, mean.detach())
     var = ((wo @ covariance) * wo).sum(2)  # diag(Wo S Wo^T)
     return (wo @ mean.unsqueeze(2)).flatten(), var.flatten()
+
+
+class _Covariance(torch.autograd.Function):
+    """Biased covariance of the channels within each group, about their mean; keeps the maps, not a centred copy."""
+
+    @staticmethod
+    def forward(maps: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """(B, g, c, s), (g, c) -> (g, c, c)."""
+        centred = maps - mean[:, :, None]
+        return (centred @ centred.transpose(2, 3)).sum(0) / (maps.shape[0] * maps.shape[3])
+
+    @staticmethod
+    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, d: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The mean has no part in it: the deviations from it sum to zero."""
+        maps, mean = ctx.saved_tensors
+        d = (d + d.transpose(1, 2)) / (maps.shape[0] * maps.shape[3])
+        return d @ (maps - mean[:, :, None]), None
 
 
 @torch.no_grad()
