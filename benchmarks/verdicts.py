@@ -1,8 +1,9 @@
 """Verdicts on the claims that need training, from the runs of one comparison; each rule is stated where it is applied.
 
 A difference in test accuracy is judged by its 95 % interval on the same photos. With one seed a difference outside the
-interval ``holds only for this run``: the interval knows the choice of photos, not the luck of a training run. Curves
-are judged over seeds only (Student's t on the seeds' differences); with one seed they show figures and decide nothing.
+interval ``holds only for this run``, or fails in it: the interval knows the choice of photos, not the luck of a
+training run. Curves are judged over seeds only (Student's t on the seeds' differences); with one seed they show figures
+and decide nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,11 +58,15 @@ def _better(comparison: Comparison, model: str, other: str) -> Verdict:
     evidence = points(d) + ("" if d.p_value is None else f", McNemar p = {d.p_value:.2f}")
     if d.low > 0:
         return Verdict(_held(d), evidence)
-    return Verdict(claims.DOES_NOT_HOLD if d.high < 0 else _open(d), evidence)
+    return Verdict(_failed(d) if d.high < 0 else _open(d), evidence)
 
 
 def _held(d: Difference) -> str:
     return claims.HOLDS if d.seeds > 1 else f"{claims.HOLDS_ONLY} this run (one seed)"
+
+
+def _failed(d: Difference) -> str:
+    return claims.DOES_NOT_HOLD if d.seeds > 1 else f"{claims.DOES_NOT_HOLD} in this run (one seed)"
 
 
 def _open(d: Difference) -> str:
@@ -73,9 +78,7 @@ def _about_equal(comparison: Comparison) -> Verdict:
     if d.low >= -ABOUT and d.high <= ABOUT:
         return Verdict(_held(d), points(d))
     outside = d.high < -ABOUT or d.low > ABOUT
-    return Verdict(
-        claims.DOES_NOT_HOLD if outside else _open(d), f"{points(d)}; about: within {100 * ABOUT:.0f} points"
-    )
+    return Verdict(_failed(d) if outside else _open(d), f"{points(d)}; about: within {100 * ABOUT:.0f} points")
 
 
 def _both_better(comparison: Comparison) -> Verdict:
@@ -90,9 +93,8 @@ def _both_better(comparison: Comparison) -> Verdict:
     ]
     if better:
         return Verdict(f"{claims.HOLDS_ONLY} {', '.join(better)}", evidence)
-    both_fail = pa.verdict == at.verdict == claims.DOES_NOT_HOLD
-    if both_fail or at.verdict == claims.DOES_NOT_HOLD:
-        return Verdict(claims.DOES_NOT_HOLD, evidence)
+    if at.verdict.startswith(claims.DOES_NOT_HOLD):  # one that is less accurate is enough
+        return Verdict(at.verdict, evidence)
     return Verdict(f"{claims.NOT_DECIDABLE} (n = {len(comparison.test_images)})", evidence)
 
 
@@ -111,7 +113,7 @@ def _best_and_baseline(comparison: Comparison) -> Verdict:
     if below or better:
         words = [f"below the baseline: {', '.join(below)}"] * bool(below)
         words += [f"above SE-Net: {', '.join(better)}"] * bool(better)
-        return Verdict(claims.DOES_NOT_HOLD, f"{'; '.join(words)}; {evidence}")
+        return Verdict(_failed(next(iter(against_base.values()))), f"{'; '.join(words)}; {evidence}")
     if len(beaten) == len(against_base) and all(d.low > 0 for d in of_best.values()):
         return Verdict(_held(next(iter(against_base.values()))), evidence)
     if beaten:

@@ -75,9 +75,9 @@ def test_clear_differences_hold_for_this_run_only_or_not_at_all(tmp_path):
     models = all_models(0.6, inception_resnet_pa=0.7, resneat50=0.4, seresnet50=0.8)
     shown = verdicts(tmp_path, models, n=400)
     assert shown[5].verdict == f"{claims.HOLDS_ONLY} this run (one seed)"
-    assert shown[8].verdict == claims.DOES_NOT_HOLD
+    assert shown[8].verdict == f"{claims.DOES_NOT_HOLD} in this run (one seed)"
     assert shown[10].verdict == f"{claims.HOLDS_ONLY} Inception-Res-PA"
-    assert shown[11].verdict == claims.DOES_NOT_HOLD
+    assert shown[11].verdict == f"{claims.DOES_NOT_HOLD} in this run (one seed)"
     assert "below the baseline: resneat50" in shown[11].evidence
 
 
@@ -233,11 +233,24 @@ def speed_file():
         "goals": [goal, memory],
         "throughput": [{**where, "model": model, "img_per_s": n, "low": n - 1, "high": n + 1} for model, n in rows],
         "memory": [{"model": "resneat50", "img_size": 224, "batch": 16, "peak_mib": 2345.6}],
-        "breakdown": {
-            **where,
-            "model": "resneat50",
-            "parts": [{"part": "stem", "ms": 25.0}, {"part": "rest", "ms": 75.0}],
-        },
+        "breakdown": [
+            {
+                **where,
+                "model": model,
+                "parts": [
+                    {"stage": "layer1", "part": "convolutions", "ms": 20.0},
+                    {"stage": "layer1", "part": "rest", "ms": 5.0},
+                    {"stage": "layer2", "part": "convolutions", "ms": ms},
+                    {"stage": "layer2", "part": "rest", "ms": 1.0},
+                ],
+            }
+            for model, ms in (("resneat50", 70.0), ("resnext50_32x4d", 40.0))
+        ],
+        "paths": [
+            {**where, "out_chs": 256, "side": 56, "product_ms": 3.0, "gram_ms": gram, "chosen": "gram"}
+            | {"img_size": size}
+            for size, gram in ((96, 4.0), (224, 2.0))
+        ],
     }
 
 
@@ -251,7 +264,9 @@ def test_speed_tables_show_losses_as_wins(tmp_path, monkeypatch):
     assert "| 0.90 [0.80, 1.00] | 0.80 | 1.00 | reached, below the aim |" in block
     assert "| 1.20 [0.80, 1.00] | 1.00 | 0.80 | **missed** |" in block
     assert block.index("densenet121") < block.index("`resneat50` | 16.2")  # peers by speed, ours not first
-    assert "| rest | 75.0 | 75 % |" in block and "2,346" in block
+    assert "| layer2 | 70 | 1 | 71 | 41 |" in block and "| all | 90 | 6 | 96 | 66 |" in block
+    assert "| inference, 256 channels | **gram 4.0 (3.0)** | gram 2.0 (3.0) |" in block
+    assert "2,346" in block
     assert "inference, 224, batch 8 x0.90" in report.blocks(runs)["claims"]
 
 
