@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from comparison import read_csv
 
-from timm_landmark.files import sha256_file
+from timm_landmark.files import sha256_file, write_json
 
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")
@@ -31,7 +31,7 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(data / "classes.csv", results / "classes.csv")
     dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
-    _write_json(results / "dataset.json", without_paths(dataset, {}))
+    write_json(results / "dataset.json", without_paths(dataset, {}))
     _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
     digest = sha256_file(data / "manifest.csv")
     for run in runs:
@@ -67,7 +67,7 @@ def _collect_run(run: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     shutil.copyfile(run / "summary.csv", target / "summary.csv")
     (target / "args.yaml").write_text(yaml.safe_dump(without_paths(args, names)), encoding="utf-8")
-    _write_json(target / "run.json", without_paths(info, names))
+    write_json(target / "run.json", without_paths(info, names))
     predictions = read_csv(run / "predictions-test.csv")
     for row in predictions:
         guesses = row["top5"].split()
@@ -92,10 +92,6 @@ def without_paths(value: Any, names: dict[str, str]) -> Any:
         if value == folder or value.startswith(f"{folder}/"):
             return name + value[len(folder) :]
     return PurePath(value).name if PurePath(value).is_absolute() else value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:

@@ -70,6 +70,10 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def rendered() -> dict[Path, str]:
     """Every rendered text file of the repository and what it must hold."""
     runs = stated_runs()
@@ -86,7 +90,7 @@ def rendered() -> dict[Path, str]:
 
 def card_blocks(model: str) -> dict[str, str]:
     """The tables of a model's card in ``hub_cards/``: ``details`` (counts) and ``results`` (the committed runs)."""
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    counts = _read_json(COUNTS)
     comparison = load(PHOTOS) if PHOTOS.is_dir() else None
     return {"details": card_details(model, counts), "results": card_results(model, comparison)}
 
@@ -104,12 +108,12 @@ def stated_runs() -> dict[str, Any]:
 
 def _speed() -> dict[str, Any] | None:
     path = RESULTS / "speed.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return _read_json(path) if path.exists() else None
 
 
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """The README's tables by the name in their marks."""
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    counts = _read_json(COUNTS)
     speed = _speed()
     shown = {int(number): claims.Verdict(**verdict) for number, verdict in runs["claims"].items()}
     return {
@@ -125,7 +129,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
 
 def _prepare() -> str:
     """What ``prepare`` costs, in a sentence or two."""
-    cost = json.loads(PREPARE.read_text(encoding="utf-8"))
+    cost = _read_json(PREPARE)
     selection, tar = cost["selection"], cost["tar"]
     some, every = selection["paper_1000_classes_ratio_0.1"], selection["all_203094_classes"]
     rates = cost["workers"]["on_disk"]["photos_per_second"]
@@ -140,8 +144,8 @@ def _prepare() -> str:
 
 def _synthetic() -> str:
     """How hard the drawn landmarks are: a trained network beside the nearest neighbours in pixels."""
-    run = json.loads((SYNTHETIC / "resnet50-s0" / "run.json").read_text(encoding="utf-8"))
-    neighbours = json.loads((SYNTHETIC / "nearest_neighbour.json").read_text(encoding="utf-8"))
+    run = _read_json(SYNTHETIC / "resnet50-s0" / "run.json")
+    neighbours = _read_json(SYNTHETIC / "nearest_neighbour.json")
     top1 = run["evaluation"]["test"]["top1"]
     low, high = (100 * bound for bound in top1["interval"])
     return (
@@ -154,7 +158,7 @@ def _synthetic() -> str:
 
 def _scale() -> str:
     """What ResNeAt's attention did in the committed run, in a sentence or two."""
-    result = json.loads(SCALE.read_text(encoding="utf-8"))
+    result = _read_json(SCALE)
 
     def spread(form: str, key: str) -> list[float]:
         return [unit[key] for unit in result[form]]
@@ -201,7 +205,7 @@ def write_report(folder: Path, output: Path, quick: bool = False) -> int:
 
     check_comparison(folder)
     comparison = load(folder)
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    counts = _read_json(COUNTS)
     output.mkdir(parents=True, exist_ok=True)
     pictures = "\n\n".join(f"![{png.stem}](figures/{png.name})" for png in draw(comparison, output / "figures"))
     verdicts = claims.judge_all(counts, judge(comparison), {})

@@ -17,7 +17,6 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import timm
 import torch
 from speed_parts import breakdown
 from speed_paths import is_faster, path_times
+from speed_timing import time_alternated
 
 import timm_landmark  # noqa: F401  registers the models
 from timm_landmark.errors import UserError
@@ -71,31 +71,6 @@ def make_step(net: torch.nn.Module, img_size: int, batch: int, device: str) -> C
             net(x)
 
     return train if net.training else infer
-
-
-def time_alternated(
-    steps: Sequence[Callable[[], None]], device: str, seconds: float, pause: float
-) -> list[list[float]]:
-    """Times each step in turn, after a warm-up and a pause each, for about ``seconds`` and at least five rounds."""
-    for step in steps:
-        step()
-        step()
-    times: list[list[float]] = [[] for _ in steps]
-    end = time.perf_counter() + seconds
-    while len(times[0]) < 5 or time.perf_counter() < end:
-        for step, taken in zip(steps, times, strict=True):
-            _wait(device)
-            time.sleep(pause)
-            start = time.perf_counter()
-            step()
-            _wait(device)
-            taken.append(time.perf_counter() - start)
-    return times
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:

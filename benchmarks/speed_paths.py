@@ -1,10 +1,10 @@
 """The two streamed forms of the attention unit against each other: does the choice by count hold when measured?"""
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from speed_timing import time_alternated
 
 from timm_landmark.layers.attention_path import choose_path, force_path
 from timm_landmark.layers.channel_attention import ChannelAttention2d
@@ -14,9 +14,7 @@ UNITS = ((128, 256, 4), (256, 512, 8), (512, 1024, 16), (1024, 2048, 32))
 FORMS = ("product", "gram")
 
 
-def path_times(
-    img_size: int, batch: int, mode: str, device: str, rounds: int = 5
-) -> list[dict[str, float | str | int]]:
+def path_times(img_size: int, batch: int, mode: str, device: str) -> list[dict[str, float | str | int]]:
     """Milliseconds of each stage's unit in both forms, alternated, medians; and the form that ``choose_path`` takes.
 
     Args:
@@ -24,20 +22,14 @@ def path_times(
         batch: Number of images.
         mode: ``inference`` or ``training``; the latter with the backward pass.
         device: cpu or cuda.
-        rounds: Measurements of each form.
     """
     rows = []
     for in_chs, out_chs, stride in UNITS:
         side = -(-img_size // stride)
         step = _step(in_chs, out_chs, side, batch, mode, device)
-        times: dict[str, list[float]] = {form: [] for form in FORMS}
-        for _ in range(rounds + 1):
-            for form in FORMS:
-                with force_path(form):
-                    start = time.perf_counter()
-                    step()
-                    times[form].append(1e3 * (time.perf_counter() - start))
-        row = {f"{form}_ms": statistics.median(taken[1:]) for form, taken in times.items()}  # the first warms up
+        steps = [force_path(form)(step) for form in FORMS]  # a context manager of contextlib decorates, too
+        times = time_alternated(steps, device, seconds=0, pause=0)
+        row = {f"{form}_ms": 1e3 * statistics.median(taken) for form, taken in zip(FORMS, times, strict=True)}
         chosen = choose_path(in_chs, out_chs, 32, side, side)
         rows.append(dict(mode=mode, img_size=img_size, batch=batch, out_chs=out_chs, side=side, **row, chosen=chosen))
     return rows
@@ -53,8 +45,6 @@ def _step(in_chs: int, out_chs: int, side: int, batch: int, mode: str, device: s
             out = unit(x)
             if unit.training:
                 out.sum().backward()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
 
     return step
 

@@ -23,6 +23,7 @@ from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import AverageMeter, CheckpointSaver, ParseKwargs, accuracy, random_seed, update_summary
 from torch import nn
 
+from timm_landmark.evaluate import validation_loader
 from timm_landmark.train_checks import Parser
 
 
@@ -169,15 +170,9 @@ def _loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -
         )
         for split, training in ((args.train_split, True), (args.val_split, False))
     ]
-    common = dict(
-        input_size=config["input_size"],
-        mean=config["mean"],
-        std=config["std"],
-        num_workers=args.workers,
-        device=device,
-    )
     train_loader = create_loader(
         sets[0],
+        input_size=config["input_size"],
         batch_size=args.batch_size,
         is_training=True,
         scale=args.scale,
@@ -185,15 +180,13 @@ def _loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -
         hflip=args.hflip,
         color_jitter=args.color_jitter,
         interpolation=args.train_interpolation or config["interpolation"],
-        **common,
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=args.workers,
+        device=device,
     )
-    eval_loader = create_loader(
-        sets[1],
-        batch_size=args.validation_batch_size or args.batch_size,
-        interpolation=config["interpolation"],
-        crop_pct=config["crop_pct"],
-        **common,
-    )
+    batch_size = args.validation_batch_size or args.batch_size
+    eval_loader = validation_loader(sets[1], config, batch_size, args.workers, device)
     return train_loader, eval_loader
 
 

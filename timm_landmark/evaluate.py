@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,24 @@ class _Photos:
             raise UserError(f"{self.files[index]} cannot be read ({error}); prepare the data set again") from None
 
 
+def validation_loader(
+    dataset: Any, config: Mapping[str, Any], batch_size: int, workers: int, device: "torch.device"
+) -> Iterable[tuple["torch.Tensor", "torch.Tensor"]]:
+    """The loader with timm's transform for validation: one for the trainer's stand-in and for every evaluation.
+
+    Args:
+        dataset: Gives images and labels; timm sets its ``transform``.
+        config: Holds input_size, mean, std, interpolation and crop_pct, as timm's data config does.
+        batch_size: Images a step.
+        workers: Loading processes beside this one.
+        device: Where the batches are wanted.
+    """
+    from timm.data import create_loader
+
+    transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+    return create_loader(dataset, batch_size=batch_size, num_workers=workers, device=device, **transform)
+
+
 def photo_loader(
     run: Run, data: Path, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
 ) -> tuple[Iterable[tuple["torch.Tensor", "torch.Tensor"]], list[Path]]:
@@ -114,20 +132,9 @@ def photo_loader(
     Args and errors are those of :func:`predict_split`; the images of a batch have shape (n, channels, P, P).
     """
     import torch
-    from timm.data import create_loader
 
     photos = _Photos(sorted((data / split).glob("*/*.jpg")), "RGB" if run.input_size[0] == 3 else "L")
-    loader = create_loader(
-        photos,
-        input_size=run.input_size,
-        batch_size=batch_size,
-        interpolation=run.interpolation,
-        mean=run.mean,
-        std=run.std,
-        crop_pct=run.crop_pct,
-        num_workers=workers,
-        device=torch.device(device),
-    )
+    loader = validation_loader(photos, vars(run), batch_size, workers, torch.device(device))
     return loader, photos.files
 
 
