@@ -6,6 +6,9 @@ Three forms give the same Scale. With x the input (C, s), Wq and Wk block-diagon
 * ``product``: Q and K are formed and Q K^T is streamed: ch * ch * s multiply-adds.
 * ``gram``: Q K^T = Wq (x x^T) Wk^T, so the Gram matrix x x^T is formed (C * C * s), then the two cheap block-diagonal
   products (C * ch * c and ch * ch * c): less where the map is large, as half as many channels meet.
+
+The last two are custom operators with a backward pass (``channel_attend``), and are written once more in ordinary
+operators for graphs that leave torch (``graph_attention``).
 """
 
 from collections.abc import Iterator
@@ -64,10 +67,13 @@ def choose_path(in_chs: int, out_chs: int, groups: int, height: int, width: int)
     """The form for these shapes: the forced one, else the streamed form that costs less by count.
 
     Cost is multiply-adds, and what each form writes and reads again on the way to its logits: Q and K, or x x^T and
-    K x^T. The exponentials are as many in both.
+    K x^T. The exponentials are as many in both. Where a graph leaves the image size open, ``gram`` is taken: the larger
+    the map, the more it saves.
     """
     if _forced is not None:
         return _forced
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return "gram"
     area = height * width
     moved = {"product": 2 * out_chs * area, "gram": in_chs * in_chs + out_chs * in_chs}
     macs = {path: sum(channel_attention_macs(in_chs, out_chs, groups, height, width, path).values()) for path in moved}

@@ -11,7 +11,9 @@ makes it again from the kept logarithm of the row's sum, P_ij = exp(A_ij - lse_i
 
     dA_ij = do_i P_ij (v_j - o_i),   dv_j = sum_i P_ij do_i,   da = dA b^T,   db = a^T dA.
 
-All of it runs in float32 (float64 for float64 input), in powers of two: log2(e) / sqrt(s) is folded into Wq.
+Softmax and all sums run in float32 (float64 for float64 input), in powers of two: log2(e) / sqrt(s) is folded into Wq.
+For bfloat16 input the large products take bfloat16 factors: x x^T in ``gram``, the logits and their gradients in
+``product``. They are rounded to bfloat16, the logits after what all keys have in common was taken off.
 """
 
 import math
@@ -33,12 +35,21 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """Of the large products' factors: bfloat16 for bfloat16, whose range is float32's; else the dtype of the sums."""
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else compute_dtype(x)
+
+
 def _prepare(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> Tensors:
-    """Input as (B, C, s) and weights as (groups, ch / groups, c) in the compute dtype; log2(e) / sqrt(s) is in Wq."""
-    dtype = compute_dtype(x)
-    x = x.flatten(2).to(dtype)
-    wq, wk, wv = (w.to(dtype).view(groups, -1, w.shape[1]) for w in (wq, wk, wv))
-    return x, wq * _temperature(x), wk, wv
+    """What both passes begin with.
+
+    Input as (B, C, s) in the products' dtype, weights as (groups, ch / groups, c) with log2(e) / sqrt(s) in Wq, and the
+    pooled input (B, groups, c, 1).
+    """
+    wq, wk, wv = (w.to(compute_dtype(x)).view(groups, -1, w.shape[1]) for w in (wq, wk, wv))
+    pooled = x.mean((2, 3), dtype=wv.dtype).view(x.shape[0], groups, x.shape[1] // groups, 1)
+    x = x.flatten(2).to(product_dtype(x))
+    return x, wq * _temperature(x), wk, wv, pooled
 
 
 def _temperature(x: torch.Tensor) -> float:
@@ -50,13 +61,15 @@ def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Te
     n, in_chs, area = x.shape
     groups, rows, c = wq.shape
     if path == "gram":
-        kx = wk @ gram.view(n, groups, c, in_chs)  # (g, ch/g, c) @ (n, g, c, C) -> (n, g, ch/g, C): K x^T
+        kx = wk @ gram.to(wk.dtype).view(n, groups, c, in_chs)  # (g, ch/g, c) @ (n, g, c, C) -> (n, g, ch/g, C): K x^T
         b = kx.view(n, groups * rows, groups, c).permute(0, 2, 3, 1)  # (n, g, c, ch): the rows of x K^T, by group
         return wq.repeat(n, 1, 1), b.reshape(n * groups, c, groups * rows)
-    x = x.view(n, groups, c, area)
-    q = (wq @ x).view(n * parts, -1, area)  # (g, ch/g, c) @ (n, g, c, s) -> (n, g, ch/g, s)
-    k = (wk @ x).view(n, 1, groups * rows, area)
-    return q, k.transpose(2, 3).contiguous().expand(-1, parts, -1, -1).flatten(0, 1)
+    maps = x.view(n, groups, c, area).to(wq.dtype)
+    q = (wq @ maps).view(n * parts, -1, area)  # (g, ch/g, c) @ (n, g, c, s) -> (n, g, ch/g, s)
+    k = (wk @ maps).view(n, 1, groups * rows, area)
+    if x.dtype != k.dtype:  # softmax is the same without the keys' mean, and so are the gradients: rows of dA sum to 0
+        k = k - k.mean(2, keepdim=True)
+    return q.to(x.dtype), k.transpose(2, 3).to(x.dtype).contiguous().expand(-1, parts, -1, -1).flatten(0, 1)
 
 
 def _factors_backward(
@@ -73,10 +86,10 @@ def _factors_backward(
     groups, rows, c = wq.shape
     if path == "gram":
         dkx = db.view(n, in_chs, groups, rows).permute(0, 2, 3, 1)  # (n, g, ch/g, C)
-        dwk = dkx @ gram.view(n, groups, c, in_chs).transpose(2, 3)  # (n, g, ch/g, C) @ (n, g, C, c)
+        dwk = dkx @ gram.to(wk.dtype).view(n, groups, c, in_chs).transpose(2, 3)  # (n, g, ch/g, C) @ (n, g, C, c)
         dgram = (wk.transpose(1, 2) @ dkx).view(n, in_chs, in_chs)  # (g, c, ch/g) @ (n, g, ch/g, C)
-        return (dgram + dgram.transpose(1, 2)) @ x, da.view(n, groups, rows, c).sum(0), dwk.sum(0)
-    x = x.view(n, groups, c, area)
+        return (dgram + dgram.transpose(1, 2)).to(x.dtype) @ x, da.view(n, groups, rows, c).sum(0), dwk.sum(0)
+    da, db, x = (t.to(wq.dtype) for t in (da, db, x.view(n, groups, c, area)))
     dq = da.reshape(n, groups, rows, area)
     dk = db.view(n, -1, area, groups * rows).sum(1).transpose(1, 2).reshape(n, groups, rows, area)
     dx = wq.transpose(1, 2) @ dq + wk.transpose(1, 2) @ dk  # (g, c, ch/g) @ (n, g, ch/g, s) -> (n, g, c, s)
@@ -98,11 +111,14 @@ class _Blocks:
         self.batch, self.ch, self.path = x.shape[0], ch, path
         # Images at once. In the gram form the factors of one are views, of several copies: that pays for small ones.
         several = limit // 8 if on_cpu and path == "gram" else limit
-        self.step = min(max(1, several // (ch * ch)), self.batch)
+        self.step = max(1, min(several // (ch * ch), self.batch))
         threads = torch.get_num_threads() if on_cpu else 1
         self.parts = groups if path == "gram" else _divisor(ch, at_most=-(-threads // self.step))  # of one image
-        self.rows_at_once = max(1, limit // ch)
-        self.buffers = x.new_empty(buffers, max(self.step * ch, self.rows_at_once, self.parts) * ch)
+        self.rows_at_once = max(self.parts, min(limit // ch, self.step * ch))
+        self.buffers = x.new_empty(buffers, self.rows_at_once * ch, dtype=compute_dtype(x))
+        # Logits and their gradients as the products give and take them, where that is not the dtype of the sums.
+        halved = path == "product" and x.dtype != self.buffers.dtype
+        self.half = x.new_empty(self.rows_at_once * ch) if halved else None
 
     def images(self) -> Iterator[slice]:
         """Slices of the batch."""
@@ -118,9 +134,20 @@ class _Blocks:
             for row in range(0, rows, row_step):
                 yield slice(part, part + part_step), slice(row, row + row_step)
 
-    def view(self, index: int, parts: int, rows: int) -> torch.Tensor:
+    def view(self, buffer: torch.Tensor, parts: int, rows: int) -> torch.Tensor:
         """A buffer as (parts, rows, ch)."""
-        return self.buffers[index, : parts * rows * self.ch].view(parts, rows, self.ch)
+        return buffer[: parts * rows * self.ch].view(parts, rows, self.ch)
+
+    def logits(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The product a b in the first buffer, (parts, rows, d) @ (parts, d, ch) -> (parts, rows, ch)."""
+        out = self.view(self.buffers[0], *a.shape[:2])
+        if self.half is None:
+            return torch.bmm(a, b, out=out)
+        return out.copy_(torch.bmm(a, b, out=self.view(self.half, *a.shape[:2])))
+
+    def factor(self, block: torch.Tensor) -> torch.Tensor:
+        """A block (parts, rows, ch) in the products' dtype."""
+        return block if self.half is None else self.view(self.half, *block.shape[:2]).copy_(block)
 
 
 def _divisor(number: int, at_most: int) -> int:
@@ -144,21 +171,20 @@ def channel_attend(
 
     Returns:
         The attended value (B, ch) in float32 (float64 for float64 input); and for the backward pass log2 of the rows'
-        sums (B, ch) and x x^T (B, C, C), which is empty unless the path is ``gram``.
+        sums (B, ch) and x x^T (B, C, C) in the products' dtype, which is empty unless the path is ``gram``.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, wq, wk, wv = _prepare(x, wq, wk, wv, groups)
+        x, wq, wk, wv, pooled = _prepare(x, wq, wk, wv, groups)
         batch, ch = x.shape[0], wv.shape[0] * wv.shape[1]
-        v = (wv @ x.mean(2).view(batch, groups, -1, 1)).view(batch, ch)  # V = CV(AP(x))
+        v = (wv @ pooled).view(batch, ch)  # V = CV(AP(x))
         gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(batch, 0)
-        o, lse = x.new_empty(batch, ch), x.new_empty(batch, ch)
+        o, lse = torch.empty_like(v), torch.empty_like(v)
         blocks = _Blocks(x, ch, groups, path, buffers=1)
         for images in blocks.images():
             a, b = _factors(x[images], gram[images], wq, wk, path, blocks.parts)
             v_n, (o_n, lse_n) = v[images].unsqueeze(1), (t[images].view(a.shape[:2]) for t in (o, lse))
             for part, row in blocks.rows(a):
-                a_block = a[part, row]
-                e = torch.bmm(a_block, b[part], out=blocks.view(0, *a_block.shape[:2]))
+                e = blocks.logits(a[part, row], b[part])
                 top = e.amax(2, keepdim=True)
                 total = e.sub_(top).exp2_().sum(2)
                 _by_image(e, v_n).mul_(v_n)
@@ -175,9 +201,9 @@ def _by_image(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 @channel_attend.register_fake
 def _(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int, path: str) -> Tensors:
     batch, in_chs = x.shape[:2]
-    new = {"dtype": compute_dtype(x)}
-    gram = x.new_empty((batch, in_chs, in_chs) if path == "gram" else (batch, 0), **new)
-    return x.new_empty((batch, wq.shape[0]), **new), x.new_empty((batch, wq.shape[0]), **new), gram
+    sums = x.new_empty((batch, wq.shape[0]), dtype=compute_dtype(x))
+    gram = x.new_empty((batch, in_chs, in_chs) if path == "gram" else (batch, 0), dtype=product_dtype(x))
+    return sums, torch.empty_like(sums), gram
 
 
 @torch.library.custom_op("timm_landmark::channel_attend_backward", mutates_args=())
@@ -196,36 +222,34 @@ def channel_attend_backward(
     """Gradients of x, wq, wk and wv, each in its shape and dtype, from that of the attended value."""
     inputs = (x, wq, wk, wv)
     with torch.autocast(x.device.type, enabled=False):
-        x, wq, wk, wv = _prepare(x, wq, wk, wv, groups)
+        x, wq, wk, wv, pooled = _prepare(x, wq, wk, wv, groups)
         batch, in_chs, area = x.shape
-        ch = wv.shape[0] * wv.shape[1]
-        pooled = x.mean(2).view(batch, groups, -1, 1)
-        v = (wv @ pooled).view(batch, ch)
-        dx, dv, dwq, dwk = torch.empty_like(x), torch.zeros_like(v), torch.zeros_like(wq), torch.zeros_like(wk)
-        blocks = _Blocks(x, ch, groups, path, buffers=2)
+        v = (wv @ pooled).flatten(1)
+        dv, dwq, dwk = (torch.zeros_like(t) for t in (v, wq, wk))
+        dx = torch.empty_like(x)
+        blocks = _Blocks(x, v.shape[1], groups, path, buffers=2)
         for images in blocks.images():
             a, b = _factors(x[images], gram[images], wq, wk, path, blocks.parts)
             v_n = v[images].unsqueeze(1)
             o_n, lse_n, do_n = (t[images].view(*a.shape[:2], 1) for t in (o, lse, do))
+            a_do = a * (do_n * math.log(2)).to(a.dtype)  # the logits are powers of two
             dat, db = a.new_empty(a.shape[0], a.shape[2], a.shape[1]), b.new_zeros(b.shape)
             for part, row in blocks.rows(a):
                 a_block, b_block, do_block = a[part, row], b[part], do_n[part, row]
-                size = a_block.shape[:2]
-                p = torch.bmm(a_block, b_block, out=blocks.view(0, *size)).sub_(lse_n[part, row]).exp2_()
-                other = blocks.view(1, *size)
-                dv[images] += _by_image(torch.mul(p, do_block, out=other).sum(1, keepdim=True), v_n).sum(1)
+                p = blocks.logits(a_block, b_block).sub_(lse_n[part, row]).exp2_()
+                dv[images] += _by_image(torch.bmm(do_block.transpose(1, 2), p), v_n).sum(1)
+                other = blocks.view(blocks.buffers[1], *p.shape[:2])
                 torch.sub(v_n, _by_image(o_n[part, row].contiguous(), v_n), out=_by_image(other, v_n))
-                d_logits = p.mul_(other)  # dA but for the row's factor do_i
-                do_block = do_block * math.log(2)  # the logits are powers of two
+                d_logits = blocks.factor(p.mul_(other))  # dA but for the row's factor do_i
                 # da^T = b dA^T: a product with a short first factor, not with a narrow second one, is the faster
                 dat[part, :, row] = torch.bmm(b_block, d_logits.transpose(1, 2))
-                db[part].baddbmm_((a_block * do_block).transpose(1, 2), d_logits)
-            da = dat.transpose(1, 2) * (do_n * math.log(2))
+                db[part].baddbmm_(a_do[part, row].transpose(1, 2), d_logits)
+            da = dat.transpose(1, 2) * (do_n * math.log(2)).to(a.dtype)
             dx[images], dwq_n, dwk_n = _factors_backward(x[images], gram[images], wq, wk, path, da, db)
             dwq += dwq_n
             dwk += dwk_n
-        dv = dv.view(batch, groups, -1, 1)
-        dx += (wv.transpose(1, 2) @ dv).view(batch, in_chs, 1) / area
+        dv = dv.view(batch, groups, wv.shape[1], 1)
+        dx += ((wv.transpose(1, 2) @ dv).view(batch, in_chs, 1) / area).to(dx.dtype)
         grads = dx, dwq * _temperature(x), dwk, (dv @ pooled.transpose(2, 3)).sum(0)
     return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(grads, inputs, strict=True))
 

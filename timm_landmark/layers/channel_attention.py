@@ -3,6 +3,9 @@
 Source: "Pre-activation and self-attention in image classification", section 3.2.3.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.fx
 import torch.nn.functional as F
@@ -10,8 +13,15 @@ from timm.models import register_notrace_function
 from torch import nn
 
 from timm_landmark.layers.attention_path import choose_path, is_forced
-from timm_landmark.layers.channel_attend import channel_attend
-from timm_landmark.layers.folded_output import can_fold, folded_output, folds_cheaply, in_autocast
+from timm_landmark.layers.channel_attend import channel_attend, compute_dtype
+from timm_landmark.layers.folded_output import (
+    can_fold,
+    differentiates_forward,
+    folded_output,
+    folds_cheaply,
+    in_autocast,
+)
+from timm_landmark.layers.graph_attention import graph_attend
 
 
 def channel_attention_reference(
@@ -39,8 +49,7 @@ def channel_attention_reference(
 def attention_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
     """Scale of section 3.2.3 by the form that ``choose_path`` names; arguments and result as the reference's.
 
-    Graphs that leave torch (export, ONNX, a trace) hold the plain form, of ordinary operators and for every image size.
-    Half precision is raised to float32 for the unit's sums.
+    Softmax and sums run in float32 where the input is of half precision.
     """
     if torch.jit.is_scripting():  # here too: what torch.fx has traced calls this function, and may be scripted
         return _in_float32(x, wq, wk, wv, groups)
@@ -49,12 +58,11 @@ def attention_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: tor
 
 @torch.jit.ignore
 def _chosen_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
+    path = choose_path(x.shape[1], wq.shape[0], groups, x.shape[2], x.shape[3])
+    if path == "plain" or differentiates_forward(x, wq, wk, wv):
+        return _without_autocast(_in_float32, x, wq, wk, wv, groups)
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        path = "plain"
-    else:
-        path = choose_path(x.shape[1], wq.shape[0], groups, x.shape[2], x.shape[3])
-    if path == "plain":
-        return _plain(x, wq, wk, wv, groups)
+        return _without_autocast(_graph_scale, x, wq, wk, wv, groups, path)
     return torch.sigmoid(channel_attend(x, wq, wk, wv, groups, path)[0]).to(x.dtype)
 
 
@@ -63,16 +71,23 @@ register_notrace_function(attention_scale)
 torch.fx.wrap("attention_scale")
 
 
-def _plain(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
+def _without_autocast(form: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
     if in_autocast(x):
         with torch.autocast(x.device.type, enabled=False):
-            return _in_float32(x, wq, wk, wv, groups)
-    return _in_float32(x, wq, wk, wv, groups)
+            return form(x, *args)
+    return form(x, *args)
 
 
 def _in_float32(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return channel_attention_reference(x.to(dtype), wq.to(dtype), wk.to(dtype), wv.to(dtype), groups).to(x.dtype)
+
+
+def _graph_scale(
+    x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int, path: str
+) -> torch.Tensor:
+    raised = (t.to(compute_dtype(x)) for t in (x, wq, wk, wv))
+    return torch.sigmoid(graph_attend(*raised, groups, path)).to(x.dtype)
 
 
 class ChannelAttention2d(nn.Module):
@@ -81,8 +96,26 @@ class ChannelAttention2d(nn.Module):
     Readings of the paper: the kernel is 1x1 (reading 2); BatchNorm stands on the output projection only and the
     projections have no bias (reading 3); the shortcut is added by the block (reading 1).
 
-    The streamed forms read the weights of ``query``, ``key``, ``value``, ``output`` and ``norm`` and do not call these
-    modules, so forward hooks on them run in the plain form only (``attention_path.force_path("plain")``).
+    Which form computes Scale, and Scale * norm(output(x)):
+
+    ==========================  ==========================================  ======================================
+    mode                        Scale                                       output
+    ==========================  ==========================================  ======================================
+    eager                       ``channel_attend``: the logits are          ``folded_output``: BatchNorm and Scale
+                                streamed, nothing of ch x ch is kept        go into the weights, O is never formed
+    autocast, half precision    the same; the products take bfloat16        the same (bfloat16), else as written
+    torch.compile               the same operator, opaque to the compiler   the same
+    torch.export, ONNX (dynamo) ``graph_attend``: ordinary operators, the   folded in evaluation mode, else as
+                                cheaper form for the image size             written
+    torch.jit.trace, old ONNX   ``graph_attend`` in its ``gram`` form       as written
+    torch.func, forward-mode    plain: ordinary operators have every        as written
+    derivatives, jit.script     derivative, and script knows no choice
+    torch.fx                    one node, which chooses when it runs        as written
+    ==========================  ==========================================  ======================================
+
+    Scale is computed from the weights of ``query``, ``key`` and ``value``: these modules are never called, so hooks on
+    them never run. Hooks on ``output`` and ``norm`` run where the output is computed as written, which
+    ``attention_path.force_path("plain")`` brings about.
     """
 
     def __init__(

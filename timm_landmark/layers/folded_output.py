@@ -14,18 +14,24 @@ import torch
 import torch.fx
 from torch import nn
 
+from timm_landmark.layers.channel_attend import compute_dtype
+
 
 def can_fold(x: torch.Tensor, norm: nn.Module) -> bool:
     """Whether the folded form may stand in for ``Scale * norm(output(x))``.
 
     It knows nn.BatchNorm2d with its usual settings (not a subclass, such as the one that synchronises processes), in
-    full precision, run eagerly: a compiler fuses the passes by itself, and a graph that leaves torch keeps BatchNorm.
+    float32, float64 or bfloat16. Of graphs that leave torch, only an exported program in evaluation mode with a fixed
+    image size takes it; the others keep BatchNorm for the tools that look for it.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy):
+    if torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy) or differentiates_forward(x):
         return False
     usual = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
-    full = x.dtype in (torch.float32, torch.float64) and x.dtype == norm.weight.dtype if usual else False
-    return full and not in_autocast(x)
+    if not usual or x.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return False
+    if torch.compiler.is_exporting():
+        return not norm.training and isinstance(x.shape[2], int) and isinstance(x.shape[3], int)
+    return not (in_autocast(x) and x.dtype == torch.float32)
 
 
 def in_autocast(x: torch.Tensor) -> bool:
@@ -34,6 +40,19 @@ def in_autocast(x: torch.Tensor) -> bool:
     torch.amp.is_autocast_available would ask for any device, but torch.compile (2.9) cannot trace it.
     """
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def differentiates_forward(*tensors: torch.Tensor) -> bool:
+    """Whether a transform of torch.func is at work, or one of the tensors carries a tangent.
+
+    The custom operators have a backward pass only; the ordinary ones serve every other kind of derivative. torch has no
+    public question for the first: without one, a transform would drop the tangents of a custom operator silently.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def folds_cheaply(in_chs: int, groups: int, height: int, width: int) -> bool:
@@ -60,8 +79,12 @@ def folded_output(
         ValueError: If there is one value a channel in training, as BatchNorm itself does.
     """
     batch, _, height, width = x.shape
-    maps = x.reshape(batch, groups, -1, height * width)  # (B, g, c, s)
-    wo = weight.view(groups, -1, weight.shape[1])  # (g, ch/g, c)
+    if in_autocast(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return folded_output(x, scale, weight, norm, groups)
+    dtype = compute_dtype(x)  # of all but the last product: bfloat16 maps are averaged in float32
+    maps = x.reshape(batch, groups, weight.shape[1], height * width)  # (B, g, c, s)
+    wo, scale = weight.to(dtype).view(groups, -1, weight.shape[1]), scale.to(dtype)  # (g, ch/g, c)
     if norm.training:
         mean, var = _statistics(maps, wo)
         _update_running(norm, mean.detach(), var.detach(), batch * height * width)
@@ -69,8 +92,9 @@ def folded_output(
         mean, var = norm.running_mean, norm.running_var
     gain = scale * (norm.weight * torch.rsqrt(var + norm.eps))  # (B, ch)
     offset = scale * norm.bias - gain * mean
-    folded = gain.view(batch, groups, -1, 1) * wo  # (B, g, ch/g, c)
-    out = torch.baddbmm(offset.view(batch * groups, -1, 1), folded.flatten(0, 1), maps.flatten(0, 1))
+    folded = gain.view(batch, *wo.shape[:2], 1) * wo  # (B, g, ch/g, c)
+    factors = (offset.view(batch * groups, wo.shape[1], 1), folded.flatten(0, 1))
+    out = torch.baddbmm(*(t.to(x.dtype) for t in factors), maps.flatten(0, 1))
     # Not a view for autograd, which would copy the map to differentiate what the block adds to it in place.
     return torch.ops.aten._unsafe_view(out, [batch, offset.shape[1], height, width])
 
@@ -81,9 +105,9 @@ def _statistics(maps: torch.Tensor, wo: torch.Tensor) -> tuple[torch.Tensor, tor
     count = batch * area
     if count == 1:
         raise ValueError("BatchNorm in training needs more than one value per channel: use a larger batch or image")
-    mean = maps.mean((0, 3))  # (g, c)
+    mean = maps.mean((0, 3), dtype=wo.dtype)  # (g, c)
     covariance = _Covariance.apply(maps, mean.detach())
-    var = ((wo @ covariance) * wo).sum(2)  # diag(Wo S Wo^T)
+    var = ((wo @ covariance) * wo).sum(2).clamp(min=0)  # diag(Wo S Wo^T), which rounding can push below zero
     return (wo @ mean.unsqueeze(2)).flatten(), var.flatten()
 
 
@@ -106,11 +130,12 @@ class _Covariance(torch.autograd.Function):
         """The mean has no part in it: the deviations from it sum to zero."""
         maps, mean = ctx.saved_tensors
         d = (d + d.transpose(1, 2)) / (maps.shape[0] * maps.shape[3])
-        return d @ (maps - mean[:, :, None]), None
+        return (d @ (maps - mean[:, :, None])).to(maps.dtype), None
 
 
 @torch.no_grad()
 def _update_running(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
     norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)  # unbiased, as BatchNorm keeps it
+    unbiased = var * (count / (count - 1))  # as BatchNorm keeps it
+    for kept, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        kept.lerp_(new.to(kept.dtype), norm.momentum)
