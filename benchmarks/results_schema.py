@@ -36,7 +36,7 @@ SPEED = _object(
     threads=COUNT,
     goals=_list(**GOAL, lower_is_better={"type": "boolean"}),
     throughput=_list(**WHERE, img_per_s=NUMBER, low=NUMBER, high=NUMBER),
-    memory=_list(model=TEXT, img_size=COUNT, batch=COUNT, peak_mib=NUMBER),
+    memory=_list(form=TEXT, model=TEXT, mode=TEXT, img_size=COUNT, batch=COUNT, peak_mib=NUMBER),
     breakdown=_list(**WHERE, parts=_list(stage=TEXT, part=TEXT, ms=NUMBER)),
     paths=_list(mode=TEXT, img_size=COUNT, out_chs=COUNT, side=COUNT, product_ms=NUMBER, gram_ms=NUMBER, chosen=TEXT),
 )

@@ -17,12 +17,14 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from speed_forms import GRAPHS, make_step, read_graph, write_graph
 from speed_parts import breakdown
 from speed_paths import is_faster, path_times
 from speed_timing import time_alternated
@@ -36,14 +38,25 @@ OUTPUT = Path(__file__).parent / "results" / "speed.json"
 AT, XT, PA, IR = "resneat50", "resnext50_32x4d", "inception_resnet_pa", "inception_resnet_v2"
 PEERS = ("resnet50", "seresnet50", "skresnext50_32x4d", "resnest50d", "densenet121", IR, PA)
 
-# (name, model, against, mode, image size, batch, at least, aim)
+# (form, model, against, mode, image size, batch, at least, aim): ratios of img/s in the same form
 GOALS = (
-    ("inference, 224 pixels, batch 8", AT, XT, "inference", 224, 8, 0.80, 1.0),
-    ("training step, 224 pixels, batch 8", AT, XT, "training", 224, 8, 0.70, 0.85),
-    ("training step, 96 pixels, batch 32", AT, XT, "training", 96, 32, 0.35, 0.5),
-    ("inference, 224 pixels, batch 8", PA, IR, "inference", 224, 8, 0.95, 1.0),
+    ("eager", AT, XT, "inference", 224, 8, 0.90, 0.95),
+    ("eager", AT, XT, "training", 224, 8, 0.85, 0.9),
+    ("eager", AT, XT, "training", 96, 32, 0.50, 0.6),
+    ("eager", PA, IR, "inference", 224, 8, 0.95, 1.0),
+    ("onnxruntime", AT, XT, "inference", 224, 8, 0.70, 0.85),
+    ("torch.export", AT, XT, "inference", 224, 8, 0.70, 0.85),
+    ("bf16 autocast", AT, XT, "inference", 224, 8, 0.70, 0.85),
+    ("bf16 autocast", AT, XT, "training", 224, 8, 0.65, 0.8),
+    ("torch.compile", AT, XT, "inference", 224, 8, 0.85, 1.0),
+    ("torch.compile", AT, XT, "training", 224, 8, 0.78, 0.9),
 )
-MEMORY = ("peak memory of a training step, 224 pixels, batch 16", AT, XT, 224, 16, 1.0, 0.8)
+# (form, mode, image size, batch, at least, aim): ratios of peak memory
+MEMORY = (
+    ("eager", "training", 224, 16, 0.89, 0.8),
+    ("onnxruntime", "inference", 224, 8, 1.5, 1.0),
+    ("torch.export", "inference", 224, 8, 1.5, 1.0),
+)
 BREAKDOWNS = (("inference", 224, 8), ("training", 96, 32))
 COMPILED = (1.0, 1.0)  # img/s of torch.compile to eager
 SIZES, BATCHES, PATHS_BATCH = (96, 160, 224, 288), (1, 8, 32), 8
@@ -55,22 +68,6 @@ def make_net(model: str, mode: str, device: str) -> torch.nn.Module:
     """A network with 1000 classes and seeded weights, in training or evaluation mode."""
     torch.manual_seed(0)
     return timm.create_model(model, num_classes=1000).to(device).train(mode == "training")
-
-
-def make_step(net: torch.nn.Module, img_size: int, batch: int, device: str) -> Callable[[], None]:
-    """One step: forward, backward and the gradients' release in training mode, else forward without gradients."""
-    x = torch.randn(batch, 3, img_size, img_size, device=device)
-    y = torch.randint(0, 1000, (batch,), device=device)
-
-    def train() -> None:
-        torch.nn.functional.cross_entropy(net(x), y).backward()
-        net.zero_grad(set_to_none=True)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            net(x)
-
-    return train if net.training else infer
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -93,7 +90,7 @@ def measure_rates(
 ) -> list[list[float]]:
     """Times models alternated and enters their img/s (median and quartiles); returns the times."""
     nets = [make_net(model, mode, args.device) for model in models]
-    steps = [make_step(net, img_size, batch, args.device) for net in nets]
+    steps = [make_step("eager", net, img_size, batch, args.device) for net in nets]
     times = time_alternated(steps, args.device, args.seconds, args.pause)
     for model, taken in zip(models, times, strict=True):
         rate, low, high = _quartiles([batch / t for t in taken])
@@ -111,13 +108,24 @@ def _goal(result: dict[str, Any], what: str, pair: tuple[str, str], ratios: Sequ
     print(f"  {pair[0]} to {pair[1]}: {ratio:.3f} [{low:.3f}, {high:.3f}]", flush=True)
 
 
+def _title(form: str, mode: str, img_size: int, batch: int) -> str:
+    """What a goal is called; ``eager`` goes without saying."""
+    kind = "inference" if mode == "inference" else "training step"
+    return ", ".join([*([] if form == "eager" else [form]), kind, f"{img_size} pixels", f"batch {batch}"])
+
+
 def _measure_goal(goal: tuple) -> Measure:
-    what, model, against, mode, img_size, batch, *bounds = goal
+    form, model, against, mode, img_size, batch, *bounds = goal
 
     def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
-        ours, theirs = measure_rates(result, args, (model, against), mode, img_size, batch)
-        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]  # neighbours in time
-        _goal(result, what, (model, against), ratios, tuple(bounds))
+        if form == "eager":
+            times = measure_rates(result, args, (model, against), mode, img_size, batch)
+        else:
+            nets = [make_net(name, mode, args.device) for name in (model, against)]
+            steps = [make_step(form, net, img_size, batch, args.device) for net in nets]
+            times = time_alternated(steps, args.device, args.seconds, args.pause)
+        ratios = [their / our for our, their in zip(*times, strict=True)]  # neighbours in time
+        _goal(result, _title(form, mode, img_size, batch), (model, against), ratios, tuple(bounds))
 
     return measure
 
@@ -125,41 +133,57 @@ def _measure_goal(goal: tuple) -> Measure:
 def _measure_compiled(mode: str, img_size: int, batch: int) -> Measure:
     def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
         net = make_net(AT, mode, args.device)
-        steps = [make_step(form, img_size, batch, args.device) for form in (torch.compile(net), net)]
+        steps = [make_step(form, net, img_size, batch, args.device) for form in ("torch.compile", "eager")]
         compiled, eager = time_alternated(steps, args.device, args.seconds, args.pause)
         ratios = [theirs / ours for ours, theirs in zip(compiled, eager, strict=True)]
-        kind = "inference" if mode == "inference" else "training step"
-        _goal(
-            result, f"{kind}, {img_size} pixels, batch {batch}", (f"{AT}, compiled", f"{AT}, eager"), ratios, COMPILED
-        )
+        _goal(result, _title("eager", mode, img_size, batch), (f"{AT}, compiled", f"{AT}, eager"), ratios, COMPILED)
 
     return measure
 
 
-def _measure_memory(result: dict[str, Any], args: argparse.Namespace) -> None:
-    what, model, against, img_size, batch, *bounds = MEMORY
-    peaks = {}
-    for name in (model, against):
-        command = [sys.executable, __file__, "--peak", name, str(img_size), str(batch), "--device", args.device]
-        command += ["--threads", str(args.threads)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[name] = float(output.split()[-1])
-        row = dict(model=name, img_size=img_size, batch=batch, peak_mib=peaks[name])
-        _replace(result, "memory", row, ("model", "img_size", "batch"))
-        print(f"  {name}: {peaks[name]:.0f} MiB", flush=True)
-    _goal(result, what, (model, against), [peaks[model] / peaks[against]], tuple(bounds))
+def _measure_memory(form: str, mode: str, img_size: int, batch: int, *bounds: float) -> Measure:
+    def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
+        peaks = {}
+        for name in (AT, XT):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "graph"
+                if form in GRAPHS:
+                    write_graph(form, make_net(name, mode, args.device), img_size, path)
+                command = [sys.executable, __file__, "--peak", form, name, mode, str(img_size), str(batch), str(path)]
+                command += ["--device", args.device, "--threads", str(args.threads)]
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks[name] = float(output.split()[-1])
+            row = dict(form=form, model=name, mode=mode, img_size=img_size, batch=batch, peak_mib=peaks[name])
+            _replace(result, "memory", row, ("form", "model", "mode", "img_size", "batch"))
+            print(f"  {name}: {peaks[name]:.0f} MiB", flush=True)
+        what = f"peak memory, {_title(form, mode, img_size, batch)}"
+        _goal(result, what, (AT, XT), [peaks[AT] / peaks[XT]], tuple(bounds))
+
+    return measure
 
 
-def print_peak(model: str, img_size: int, batch: int, device: str) -> None:
-    """Prints in MiB what two training steps take at their peak beyond the process with torch and timm loaded."""
+def print_peak(form: str, model: str, mode: str, img_size: int, batch: int, path: Path, device: str) -> None:
+    """Prints in MiB what two steps take at their peak, the weights included, beyond the process without a network.
+
+    Args:
+        form: One of ``FORMS``.
+        model: Its timm name.
+        mode: ``inference`` or ``training``.
+        img_size: Side of its images in pixels.
+        batch: Number of images.
+        path: Where ``write_graph`` has put a graph.
+        device: cpu or cuda.
+    """
+    if form == "onnxruntime":
+        import onnxruntime  # noqa: F401  (counts as the process without a network)
     before = _peak_mib()
-    step = make_step(make_net(model, "training", device), img_size, batch, device)
-    step()
-    step()
-    if device.startswith("cuda"):
-        print(torch.cuda.max_memory_allocated() / 2**20)
+    if form in GRAPHS:
+        step = read_graph(form, path, img_size, batch)
     else:
-        print(_peak_mib() - before)
+        step = make_step(form, make_net(model, mode, device), img_size, batch, device)
+    step()
+    step()
+    print(torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _peak_mib() - before)
 
 
 def _peak_mib() -> float:
@@ -172,7 +196,7 @@ def _measure_breakdown(mode: str, img_size: int, batch: int) -> Measure:
     def measure(result: dict[str, Any], args: argparse.Namespace) -> None:
         for model in (AT, XT):
             net = make_net(model, mode, args.device)
-            parts = breakdown(make_step(net, img_size, batch, args.device), net)
+            parts = breakdown(make_step("eager", net, img_size, batch, args.device), net)
             row = dict(model=model, mode=mode, img_size=img_size, batch=batch, parts=parts)
             _replace(result, "breakdown", row, ("model", "mode", "img_size", "batch"))
             print(f"  {model}: {sum(part['ms'] for part in parts):.0f} ms", flush=True)
@@ -201,8 +225,9 @@ def measurements() -> dict[str, Measure]:
     """All measurements by name."""
     named: dict[str, Measure] = {}
     for goal in GOALS:
-        named[f"goals/{goal[1]}-{goal[3]}-{goal[4]}"] = _measure_goal(goal)
-    named["goals/memory"] = _measure_memory
+        named[f"goals/{goal[0].replace(' ', '-')}-{goal[1]}-{goal[3]}-{goal[4]}"] = _measure_goal(goal)
+    for goal in MEMORY:
+        named[f"goals/memory-{goal[0].replace(' ', '-')}"] = _measure_memory(*goal)
     for peer in PEERS:
         named[f"peers/{peer}"] = _measure_rates((peer,), "inference", 224, 8)
     for mode in ("inference", "training"):
@@ -239,11 +264,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="names that begin so; repeatable")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--peak", nargs=3, metavar=("MODEL", "SIZE", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     if args.peak:
-        print_peak(args.peak[0], int(args.peak[1]), int(args.peak[2]), args.device)
+        form, model, mode, img_size, batch, path = args.peak
+        print_peak(form, model, mode, int(img_size), int(batch), Path(path), args.device)
         return 0
     named = measurements()
     chosen = {n: m for n, m in named.items() if not args.only or any(n.startswith(prefix) for prefix in args.only)}

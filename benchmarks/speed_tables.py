@@ -6,7 +6,7 @@ The file (written by ``benchmarks/speed.py``; checked by ``results_schema.py``):
     threads     threads of the measuring process
     goals       [{what, model, against, ratio, low, high, at_least, aim, lower_is_better}]   ratios, alternated
     throughput  [{model, mode: inference | training, img_size, batch, img_per_s, low, high}]     medians and spread
-    memory      [{model, img_size, batch, peak_mib}]                          peak of a training step, fresh processes
+    memory      [{form, model, mode, img_size, batch, peak_mib}]              peak of two steps, fresh processes
     breakdown   [{model, mode, img_size, batch, parts: [{stage, part, ms}]}]                       where the time goes
     paths       [{mode, img_size, batch, out_chs, side, product_ms, gram_ms, chosen}]     one unit, both streamed forms
 """
@@ -25,7 +25,7 @@ def speed_ratios(speed: Mapping[str, Any]) -> dict[str, float]:
     return {
         goal["what"]: goal["ratio"]
         for goal in speed["goals"]
-        if goal["model"] == AT and goal["against"] == XT and not goal["lower_is_better"]
+        if (goal["model"], goal["against"]) == (AT, XT) and goal["what"].startswith(("inference", "training"))
     }
 
 
@@ -47,7 +47,8 @@ def speed_block(speed: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
         counts: ``stated_counts.json``, for parameters and MACs beside the peers.
     """
     machine = speed["machine"]
-    where = f"{machine['cpu']}, {speed['threads']} threads, torch {machine['packages']['torch']}, eager, float32"
+    where = f"{machine['cpu']}, {speed['threads']} threads, torch {machine['packages']['torch']}, float32"
+    where += "; eager where no other form is named"
     parts = [f"Measured on {where}; medians, with the spread in brackets.", _goals(speed), _peers(speed, counts)]
     return "\n\n".join([*parts, _sizes(speed), _memory(speed), *_breakdowns(speed), _paths(speed)])
 
@@ -91,10 +92,15 @@ def _sizes(speed: Mapping[str, Any]) -> str:
 
 def _memory(speed: Mapping[str, Any]) -> str:
     rows = [
-        [f"`{row['model']}`", str(row["img_size"]), str(row["batch"]), f"{row['peak_mib']:,.0f}"]
+        [
+            f"`{row['model']}`",
+            row["form"],
+            row["mode"],
+            *(f"{row[key]:,.0f}" for key in ("img_size", "batch", "peak_mib")),
+        ]
         for row in speed["memory"]
     ]
-    return markdown(["peak memory of a training step", "pixels", "batch", "MiB"], rows)
+    return markdown(["peak memory", "form", "", "pixels", "batch", "MiB"], rows)
 
 
 def _breakdowns(speed: Mapping[str, Any]) -> list[str]:

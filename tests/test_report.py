@@ -232,7 +232,16 @@ def speed_file():
         "threads": 2,
         "goals": [goal, memory],
         "throughput": [{**where, "model": model, "img_per_s": n, "low": n - 1, "high": n + 1} for model, n in rows],
-        "memory": [{"model": "resneat50", "img_size": 224, "batch": 16, "peak_mib": 2345.6}],
+        "memory": [
+            {
+                "form": "eager",
+                "model": "resneat50",
+                "mode": "training",
+                "img_size": 224,
+                "batch": 16,
+                "peak_mib": 2345.6,
+            }
+        ],
         "breakdown": [
             {
                 **where,

@@ -14,7 +14,13 @@ speed = pytest.importorskip("speed")
 def test_every_part_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert speed.main(["--list"]) == 0
     names = capsys.readouterr().out.split()
-    assert {"goals/memory", "breakdown/training-96-32", "peers/densenet121", "sizes/training-96-32"} <= set(names)
+    assert {
+        "goals/memory-onnxruntime",
+        "goals/torch.export-resneat50-inference-224",
+        "breakdown/training-96-32",
+        "peers/densenet121",
+        "sizes/training-96-32",
+    } <= set(names)
     assert speed.main(["--only", "nothing"]) == 2
     assert "--list" in capsys.readouterr().err
 
@@ -39,8 +45,15 @@ def test_a_second_measurement_replaces_the_first_and_keeps_the_rest() -> None:
 
 def test_a_breakdown_finds_the_stages_in_both_passes() -> None:
     net = speed.make_net("resneat50", "training", "cpu")
-    cells = speed.breakdown(speed.make_step(net, 32, 2, "cpu"), net)
+    cells = speed.breakdown(speed.make_step("eager", net, 32, 2, "cpu"), net)
     of = {(cell["stage"], cell["part"]): cell["ms"] for cell in cells}
     assert all(of[stage, part] > 0 for stage in ("layer1", "layer4") for part in ("convolutions", "exponentials"))
     assert of["stem, head", "exponentials"] == 0  # the attention units of both passes lie in the stages
     assert of["stem, head", "convolutions"] > 0
+
+
+@pytest.mark.parametrize("form", speed.GRAPHS)
+def test_a_graph_in_a_file_is_a_step(form: str, tmp_path: Path) -> None:
+    net = speed.make_net("resnet18", "inference", "cpu")
+    speed.write_graph(form, net, 32, tmp_path / "graph")
+    speed.read_graph(form, tmp_path / "graph", 32, 3)()
