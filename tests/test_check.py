@@ -11,6 +11,7 @@ from loopback_hub import LoopbackHub
 from run_helpers import TINY, make_run
 from safetensors.torch import load_file, save_file
 
+from timm_landmark import cli
 from timm_landmark.check import check_model, main
 from timm_landmark.data.check import write_sums
 from timm_landmark.data.synthesize import synthesize
@@ -89,6 +90,23 @@ def test_weights_that_do_not_load_are_said(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     problems = "\n".join(check_model(str(folder)))
     assert "does not load with timm in a fresh process" in problems and "model.safetensors: changed" in problems
+
+
+def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
+    """A cloned repository may hold anything, and is the current folder of whoever checks it, alone or with ``push``."""
+    for name in ("json", "safetensors", "sitecustomize", "timm", "timm_landmark", "torch"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\nraise SystemExit\n")
+    write_sums(folder)  # foreign files would end the check of the sums only
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")  # as in an interactive session
+    assert cli.main(["push", ".", "org/mine", "--dry-run"]) == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
+    monkeypatch.setattr("timm_landmark.check._LOAD", "pass")
+    (problem,) = check_model(str(folder))
+    assert problem == "model.safetensors: does not load with timm in a fresh process (no message)"
 
 
 def test_class_count_and_labels(folder, no_process):

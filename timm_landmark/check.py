@@ -1,6 +1,7 @@
 """``timm-landmark check``: what is damaged in a prepared data set, an exported model, or a model on the Hub."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from timm_landmark.train_checks import Parser
 VECTORS, CARD = "test_vectors.safetensors", "README.md"
 HUB_FILES = {".gitattributes"}  # which the Hub puts into every repository
 
-# What a user would write. Arguments: the model's name, the test vectors; the overlay keeps timm from any pickle.
+# What a user would write. Arguments: the model's name, the test vectors, the module path. The path is set before any
+# import, because `python -c` looks for modules in the current folder first; the overlay keeps timm from any pickle.
 _LOAD = """
-import json, sys
+import sys
+sys.path[:] = sys.argv[3:]
+import json
 import timm, timm_landmark, torch
 from safetensors.torch import load_file
 overlay = dict(hf_hub_filename="model.safetensors", custom_load=False)
@@ -134,13 +138,13 @@ def _vectors(source: str, folder: Path) -> Iterator[str]:
         return
     name = source if source.startswith(PREFIX) else f"local-dir:{folder}"
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS)],
+        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS), *_module_path(folder)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         errors="replace",
     )
-    if child.returncode:
+    if child.returncode or not child.stdout:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         yield f"{WEIGHTS}: does not load with timm in a fresh process ({printable(last, 300)})"
         return
@@ -151,6 +155,11 @@ def _vectors(source: str, folder: Path) -> Iterator[str]:
         yield f"{VECTORS}: logits of shape {tuple(vectors['logits'].shape)}, the model gives {tuple(loaded['shape'])}"
     elif not loaded["difference"] <= float(facts["tolerance"]):
         yield f"{WEIGHTS}: logits differ from {VECTORS} by {loaded['difference']:.2e}, allowed {facts['tolerance']}"
+
+
+def _module_path(folder: Path) -> list[str]:
+    """Where this process finds modules, without the model's folder: no Python file in it may ever run."""
+    return [entry for entry in sys.path if os.path.isabs(entry) and Path(entry).resolve() != folder.resolve()]
 
 
 def _card(source: str, folder: Path) -> Iterator[str]:
