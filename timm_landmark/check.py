@@ -1,6 +1,8 @@
 """``timm-landmark check``: what is damaged in a prepared data set, an exported model, or a model on the Hub."""
 
+import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
-from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.data.layout import FILES, ClassRow, read_rows
 from timm_landmark.errors import UserError
-from timm_landmark.hub import PREFIX, fetch, read_config, read_tensors
+from timm_landmark.hub import PREFIX, fetch, read_tensors
+from timm_landmark.hub_config import read_config
 from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
 from timm_landmark.text import printable
 from timm_landmark.train_checks import Parser
@@ -121,7 +124,11 @@ def _config(source: str, folder: Path) -> Iterator[str]:
         yield f"{CONFIG}: asks for {config.pretrained.get('hf_hub_filename')!r} instead of {WEIGHTS}"
     if not config.labels:
         yield f"{CONFIG}: has no label names"
-    rows = read_rows(folder, ClassRow)
+    try:
+        rows = read_rows(folder, ClassRow)
+    except (OSError, ValueError, csv.Error) as error:
+        yield f"{FILES[ClassRow]}: cannot be read ({error})"
+        return
     if len(rows) != config.num_classes:
         yield f"{CONFIG}: {config.num_classes} classes, classes.csv has {len(rows)}"
     elif config.labels and [row.name or label for row, label in zip(rows, config.labels, strict=True)] != list(
@@ -133,7 +140,11 @@ def _config(source: str, folder: Path) -> Iterator[str]:
 def _vectors(source: str, folder: Path) -> Iterator[str]:
     vectors, facts = read_tensors(folder / VECTORS)
     config = read_config(folder)
-    if set(vectors) != {"input", "logits"} or "tolerance" not in facts:
+    try:
+        tolerance = float(facts["tolerance"])
+    except (KeyError, ValueError):
+        tolerance = math.nan
+    if set(vectors) != {"input", "logits"} or not math.isfinite(tolerance):
         yield f"{VECTORS}: has not the input, the logits and their tolerance"
         return
     name = source if source.startswith(PREFIX) else f"local-dir:{folder}"
@@ -153,7 +164,7 @@ def _vectors(source: str, folder: Path) -> Iterator[str]:
         yield f"{WEIGHTS}: {loaded['classes']} classes, {CONFIG} says {config.num_classes}"
     if loaded["difference"] is None:
         yield f"{VECTORS}: logits of shape {tuple(vectors['logits'].shape)}, the model gives {tuple(loaded['shape'])}"
-    elif not loaded["difference"] <= float(facts["tolerance"]):
+    elif not loaded["difference"] <= tolerance:
         yield f"{WEIGHTS}: logits differ from {VECTORS} by {loaded['difference']:.2e}, allowed {facts['tolerance']}"
 
 
@@ -171,7 +182,7 @@ def _card(source: str, folder: Path) -> Iterator[str]:
     except FileNotFoundError as error:
         yield f"{Path(str(error.filename)).name}: missing"
         return
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         yield f"{CARD} or run.json cannot be read ({type(error).__name__}: {printable(str(error), 120)})"
         return
     for split, name in sorted(stated.keys() | measured.keys()):

@@ -113,7 +113,7 @@ def load_namer(source: str, device: str | None = None) -> Namer:
     Raises:
         UserError: If there is no such model, or it cannot be loaded.
     """
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
     device = device or best_device()
     check_device(device)
@@ -121,10 +121,13 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         from timm_landmark.hub import load_model
 
         model, config = load_model(source)
+        if not config.num_classes:
+            raise UserError(
+                f"{source} has no classifier (num_classes 0); give a model that was trained to name classes"
+            )
         title = f"{config.architecture} of {source}"
-        ids = config.labels or tuple(str(index) for index in range(config.num_classes))
-        labels = [Label(*pair) for pair in zip(ids, config.names or ids, strict=True)]
-        settings = resolve_model_data_config(model)
+        labels = [Label(*pair) for pair in zip(config.labels or config.names, config.names, strict=True)]
+        settings = config.transform
     elif (Path(source) / "run.json").is_file():
         from timm_landmark.runs import load_run, load_run_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from timm_landmark.check import CARD, HUB_FILES, check_model
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.errors import UserError
-from timm_landmark.hub import ModelConfig, read_config
+from timm_landmark.hub_config import ModelConfig, read_config
 from timm_landmark.hub_errors import WEIGHTS, explain
 from timm_landmark.model_card import with_repository
 from timm_landmark.text import printable
@@ -83,8 +83,8 @@ def check_name(repository: str) -> None:
 def staged(folder: Path, repository: str) -> dict[str, Path | bytes]:
     """What goes up: the folder's files, the card naming the real repository, and the sums with the card's new one."""
     sums = read_sums(folder)
-    name = f"{(config := read_config(folder)).architecture}.{config.pretrained.get('tag', '')}"
-    card = with_repository((folder / CARD).read_text(encoding="utf-8"), name, repository).encode()
+    card = (folder / CARD).read_text(encoding="utf-8")
+    card = with_repository(card, read_config(folder).name, repository).encode()
     sums[CARD] = hashlib.sha256(card).hexdigest()
     lines = "".join(f"{sums[file]}  {file}\n" for file in sorted(sums))
     return {**{file: folder / file for file in sums}, CARD: card, SUMS: lines.encode()}
@@ -140,11 +140,11 @@ def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str)
         "hf_hub_id": f"{repository}@{commit}",
         "hf_hub_filename": WEIGHTS,
         "num_classes": config.num_classes,
-        **{key: tuple(cfg[key]) for key in ("input_size", "mean", "std")},
-        **{key: cfg[key] for key in ("crop_pct", "interpolation", "first_conv", "classifier", "license")},
+        **{key: config.transform[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")},
+        **{key: cfg.get(key) for key in ("first_conv", "classifier", "license")},
     }
     arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
     print("for default_cfgs:")
-    print(f'    "{config.architecture}.{cfg.get("tag", "")}": _cfg({arguments}),')
+    print(f'    "{config.name}": _cfg({arguments}),')
     print("for users:")
     print(f'    timm.create_model("hf-hub:{repository}@{commit}", pretrained=True)')
