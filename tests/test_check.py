@@ -111,10 +111,10 @@ def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
 
 def test_class_count_and_labels(folder, no_process):
     edited(folder, "config.json", lambda config: config["label_names"].pop())
-    assert any("2 label names for 3 classes" in problem for problem in check_model(str(folder)))
-    edited(folder, "config.json", lambda config: config.update(label_names=["0", "2", "1"]))
-    assert any("not the names of classes.csv" in problem for problem in check_model(str(folder)))
-    edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2, model_args={}))
+    assert any("2 label_names for 3 classes" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["Class 0", "Class 2", "Class 1"]))
+    assert any("not those of classes.csv" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2, landmark_ids=[]))
     assert any("2 classes, classes.csv has 3" in problem for problem in check_model(str(folder)))
 
 

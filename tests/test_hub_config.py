@@ -62,7 +62,7 @@ INCONSISTENT = [
     ("model_args.global_pool", "", ["global_pool ''"]),
     ("model_args.global_pool", None, ["global_pool None"]),
     ("model_args", ["a"], ["model_args"]),
-    ("num_classes", 2, ["3 label names for 2 classes"]),
+    ("num_classes", 2, ["3 label_names for 2 classes"]),
     ("num_classes", "many", ["num_classes 'many'"]),
     ("num_classes", math.inf, ["num_classes inf"]),
     ("num_classes", -1, ["num_classes -1"]),
@@ -70,6 +70,9 @@ INCONSISTENT = [
     ("label_names", 7, ["label_names"]),
     ("label_names", ["a", "b", 3], ["label_names"]),
     ("label_descriptions", ["a"], ["label_descriptions"]),
+    ("landmark_ids", [0, 1, 2], ["landmark_ids"]),
+    ("landmark_ids", ["0"], ["1 landmark_ids for 3 classes"]),
+    ("num_classes", 10**12, ["num_classes 1000000000000"]),
     ("architecture", "no\x1b[31mthing", ["no architecture 'no"]),
     ("architecture", 7, ["no architecture 7"]),
     ("pretrained_cfg", [], ["not what"]),
@@ -144,11 +147,13 @@ def test_what_is_not_stated_is_what_timm_takes(folder):
     config = json.loads((folder / "config.json").read_text())
     for key in ("interpolation", "crop_mode", "mean", "std", "tag"):
         config["pretrained_cfg"][key] = None
-    del config["pretrained_cfg"]["crop_pct"], config["model_args"], config["label_names"], config["label_descriptions"]
+    del config["pretrained_cfg"]["crop_pct"]
+    for key in ("model_args", "label_names", "label_descriptions", "landmark_ids"):
+        del config[key]
     (folder / "config.json").write_text(json.dumps(config))
     read = read_config(folder)
     assert read.transform == dict(
         input_size=(3, 64, 64), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic",
         crop_pct=0.875, crop_mode="center",
     )  # fmt: skip
-    assert read.labels == () and read.names == ("0", "1", "2") and read.name == "test_resnet"
+    assert read.labels == () and read.names == read.landmark_ids == ("0", "1", "2") and read.name == "test_resnet"

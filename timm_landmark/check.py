@@ -13,7 +13,7 @@ from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
 from timm_landmark.data.layout import FILES, ClassRow, read_rows
 from timm_landmark.errors import UserError
 from timm_landmark.hub import PREFIX, fetch, read_tensors
-from timm_landmark.hub_config import read_config
+from timm_landmark.hub_config import id_and_name, read_config
 from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
 from timm_landmark.text import printable
 from timm_landmark.train_checks import Parser
@@ -131,10 +131,8 @@ def _config(source: str, folder: Path) -> Iterator[str]:
         return
     if len(rows) != config.num_classes:
         yield f"{CONFIG}: {config.num_classes} classes, classes.csv has {len(rows)}"
-    elif config.labels and [row.name or label for row, label in zip(rows, config.labels, strict=True)] != list(
-        config.names
-    ):
-        yield f"{CONFIG}: the labels' descriptions are not the names of classes.csv"
+    elif config.labels and list(map(id_and_name, rows)) != list(zip(config.landmark_ids, config.names, strict=True)):
+        yield f"{CONFIG}: its landmark_ids and label_descriptions are not those of classes.csv"
 
 
 def _vectors(source: str, folder: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from timm_landmark.data.check import write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
+from timm_landmark.hub_config import class_names
 from timm_landmark.hub_errors import CONFIG, WEIGHTS
 from timm_landmark.model_card import Measured, data_facts, evaluations, render_card
 from timm_landmark.runs import Run, load_run, load_run_model
@@ -166,15 +167,15 @@ def save_weights(
         model.half()
         if lost := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
             raise UserError(f"--dtype fp16: {lost[0]} has values beyond 65504; export with --dtype fp32")
-    labels, texts = label_names(classes)
     save_for_hf(
         model,
         folder,
-        model_config=dict(label_names=labels, label_descriptions=texts),
+        model_config=class_names(classes),
         model_args=dict(run.args.get("model_kwargs") or {}),
         safe_serialization=True,
     )
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)  # transformers gives it too, and Python takes it only once
     cfg = config["pretrained_cfg"]
     for key in ("test_input_size", "test_crop_pct", "test_pool_size", "origin_url", "paper_ids", "paper_name", "notes"):
         cfg.pop(key, None)  # of the weights that the architecture's default names
@@ -193,13 +194,6 @@ def save_weights(
         license=licence,
     )
     write_json(folder / CONFIG, config)
-
-
-def label_names(classes: Sequence[ClassRow]) -> tuple[list[str], dict[str, str]]:
-    """The config's label names (landmark ids, or class folders where ids are not unique) and their descriptions."""
-    ids = [row.landmark_id for row in classes]
-    labels = ids if len(set(ids)) == len(ids) and all(ids) else [row.folder for row in classes]
-    return labels, {label: row.name or label for label, row in zip(labels, classes, strict=True)}
 
 
 def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, int]) -> float:

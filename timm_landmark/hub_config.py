@@ -1,16 +1,20 @@
-"""config.json of an exported model: the one place that reads it, as data that anyone may have written."""
+"""config.json of an exported model: how it words the classes, and the one reading of what anyone may have written."""
 
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from timm_landmark.data.layout import ClassRow
 from timm_landmark.errors import UserError
 from timm_landmark.hub_errors import CONFIG
 from timm_landmark.text import printable
 
 MOST_PIXELS = 2048  # a side of the picture before its centre crop; timm's own models stay below 1200
+MOST_CLASSES = 1_000_000  # Google Landmarks v2 has 203,094
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 # timm takes these for arguments of the model too: they would give it another output, other weights or another place
@@ -21,14 +25,16 @@ NOT_OF_A_MODEL = ("features_only", "pretrained_strict", "device", "dtype")
 class ModelConfig:
     """What config.json says, all of it checked.
 
-    ``labels`` is empty if config.json names none; ``names`` then are the outputs' indices. All are in the order of the
-    model's outputs. ``transform`` holds the arguments of ``timm.data.create_transform``.
+    ``labels`` (``label_names``), ``names`` (their descriptions) and ``landmark_ids`` are in the order of the model's
+    outputs; where config.json has no labels, names and ids are the outputs' indices. ``transform`` holds the
+    arguments of ``timm.data.create_transform``.
     """
 
     architecture: str
     num_classes: int
     labels: tuple[str, ...]
     names: tuple[str, ...]
+    landmark_ids: tuple[str, ...]
     transform: dict[str, Any]
     pretrained: dict[str, Any]
 
@@ -37,6 +43,31 @@ class ModelConfig:
         """``architecture.tag``."""
         tag = self.pretrained.get("tag")
         return f"{self.architecture}.{tag}" if tag else self.architecture
+
+
+def class_names(classes: Sequence[ClassRow]) -> dict[str, Any]:
+    """What config.json says of the classes, in the order of the outputs.
+
+    Returns:
+        ``label_names``: what transformers' pipeline prints, no two alike: the landmark's name, with its id where
+        several have one name. ``label_descriptions``: label -> name. ``landmark_ids``.
+    """
+    ids, names = zip(*map(id_and_name, classes), strict=True)
+    times = Counter(names)
+    labels = [name if times[name] == 1 else f"{name} ({key})" for key, name in zip(ids, names, strict=True)]
+    if len(set(labels)) < len(labels):  # two classes of one name and id
+        labels = [f"{name} ({row.folder})" for name, row in zip(names, classes, strict=True)]
+    return {
+        "label_names": labels,
+        "label_descriptions": dict(zip(labels, names, strict=True)),
+        "landmark_ids": list(ids),
+    }
+
+
+def id_and_name(row: ClassRow) -> tuple[str, str]:
+    """The landmark's id, or the class's folder where it has none, and its name, or the id where it has none."""
+    key = printable(row.landmark_id) or row.folder
+    return key, printable(row.name) or key
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -72,14 +103,15 @@ def _checked(config: Any) -> ModelConfig:
     architecture, num_classes, stated = config.get("architecture"), config.get("num_classes"), config["pretrained_cfg"]
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"no architecture {architecture!r} in timm or timm_landmark")
-    if num_classes != 0 and not _is_count(num_classes):  # timm's models without a classifier have 0
-        raise ValueError(f"num_classes {num_classes!r} is no number of classes")
+    if num_classes != 0 and not (_is_count(num_classes) and num_classes <= MOST_CLASSES):  # 0: without a classifier
+        raise ValueError(f"num_classes {num_classes!r} is no number of classes (up to {MOST_CLASSES})")
     if not isinstance(tag := stated.get("tag") or "", str) or not re.fullmatch(r"[0-9A-Za-z_.-]{0,100}", tag):
         raise ValueError(f"tag {tag!r} has other than letters, digits, '_', '.' and '-'")
-    labels = _labels(config, num_classes)
+    labels = _texts("label_names", config.get("label_names") or stated.get("label_names") or (), num_classes)
     texts = config.get("label_descriptions") or stated.get("label_descriptions") or {}
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise ValueError("label_descriptions does not give each label a text")
+    indices = tuple(map(str, range(num_classes)))
     defaults = {name: value for name, value in stated.items() if value is not None}
     transform = _transform({**asdict(PretrainedCfg()), **defaults})
     _check_arguments(config.get("model_args") or {}, num_classes, transform["input_size"][0])
@@ -87,20 +119,21 @@ def _checked(config: Any) -> ModelConfig:
         architecture=architecture,
         num_classes=num_classes,
         labels=labels,
-        names=tuple(printable(texts.get(label, label)) for label in labels or map(str, range(num_classes))),
+        names=tuple(printable(texts.get(label, label)) for label in labels or indices),
+        landmark_ids=_texts("landmark_ids", config.get("landmark_ids") or (), num_classes) or labels or indices,
         transform=transform,
         pretrained=stated,
     )
 
 
-def _labels(config: dict[str, Any], num_classes: int) -> tuple[str, ...]:
-    labels = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
-    labels = list(labels.values()) if isinstance(labels, dict) else labels
-    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
-        raise ValueError("label_names is no list of texts")
-    if labels and len(labels) != num_classes:
-        raise ValueError(f"{len(labels)} label names for {num_classes} classes")
-    return tuple(labels)
+def _texts(key: str, values: Any, num_classes: int) -> tuple[str, ...]:
+    """A text for each class, or none at all."""
+    values = list(values.values()) if isinstance(values, dict) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{key} is no list of texts")
+    if values and len(values) != num_classes:
+        raise ValueError(f"{len(values)} {key} for {num_classes} classes")
+    return tuple(values)
 
 
 def _transform(cfg: dict[str, Any]) -> dict[str, Any]:
