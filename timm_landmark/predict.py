@@ -15,6 +15,7 @@ from PIL import Image
 
 from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.errors import UserError
+from timm_landmark.gallery import check_page
 from timm_landmark.hub_config import id_and_name
 from timm_landmark.photos import STORED, Photo, find_photos, read_photos, true_class
 from timm_landmark.text import printable
@@ -96,8 +97,8 @@ def main(argv: list[str]) -> int:
     for name in ("top", "batch_size", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.gallery is not None and (options.gallery.is_dir() or not options.gallery.absolute().parent.is_dir()):
-        raise UserError(f"--gallery {options.gallery}: give a file in a folder that exists")
+    if options.gallery is not None:
+        check_page(options.gallery)
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
     answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
