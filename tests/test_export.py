@@ -257,37 +257,6 @@ def test_bad_options(tmp_path, options, message):
     assert not (tmp_path / "f").exists()
 
 
-def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
-    run = make_run(tmp_path / "run", model="test_resnet")
-    folder = export(run, tmp_path / "f")
-    with pytest.raises(UserError, match="exists; give --overwrite"):
-        main([str(run), "--output", str(folder)])
-    (folder / "old").write_text("stale")
-    export(run, folder, "--overwrite")
-    assert not (folder / "old").exists()
-    other = tmp_path / "mine"
-    other.mkdir()
-    (other / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="not an exported model"):
-        main([str(run), "--output", str(other), "--overwrite"])
-    assert (other / "thesis.txt").read_text() == "dear"
-
-
-def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run", model="test_resnet")
-    folder = export(run, tmp_path / "f")
-    before = read_sums(folder)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("timm_landmark.export.write_sums", full)
-    with pytest.raises(UserError, match=r"cannot be written .No space left on device.; nothing is left"):
-        main([str(run), "--output", str(folder), "--overwrite"])
-    assert read_sums(folder) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "run"]
-
-
 def test_what_is_no_finished_run(tmp_path):
     with pytest.raises(UserError, match="not a run"):
         main([str(tmp_path), "--output", str(tmp_path / "f")])

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.data.check import write_sums
+from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
@@ -96,29 +96,65 @@ def checked_name(name: str | None, run: Run) -> str:
 def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside ``output`` that takes its place, whole, at the end; or nothing changes.
 
+    Where ``output`` exists it is called ``output.old`` for the moment between two renames. A kill in that moment leaves
+    it there, whole; the next export says so.
+
     Raises:
         UserError: If ``output`` exists and may not be replaced, or cannot be written.
     """
-    if output.exists() and not overwrite:
-        raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
-    if output.exists() and not (output / CONFIG).is_file():
-        raise UserError(f"--output {output} is not an exported model, so --overwrite does not touch it")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    place = output.resolve()  # of a link its target, and "." has a name then
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    old = place.with_name(f"{place.name}.old")
+    if old.exists() and (overwrite or not place.exists()):
+        raise UserError(
+            f"--output {output}: {old} is in the way, perhaps the old model of an export that was killed; rename it "
+            "or delete it"
+        )
+    if place.exists():
+        if not overwrite:
+            raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
+        check_replaceable(output)
     try:
         temporary.mkdir(parents=True)
         temporary.chmod(0o755)
         yield temporary
-        if output.exists():
-            old = output.with_name(f".{output.name}.{os.getpid()}.old")
-            output.rename(old)
-            temporary.rename(output)
+        if place.exists():
+            place.rename(old)
+            try:
+                temporary.rename(place)
+            except OSError:
+                old.rename(place)
+                raise
             shutil.rmtree(old)
         else:
-            temporary.rename(output)
+            temporary.rename(place)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing is left") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuses a folder that is not an exported model, or that holds a file which no export wrote.
+
+    Raises:
+        UserError: If something in it would be lost that exporting again does not bring back.
+    """
+    try:
+        own = {SUMS, *read_sums(folder)}
+    except (UserError, OSError):
+        own = set()
+    if not {CONFIG, WEIGHTS, VECTORS} <= own:
+        raise UserError(
+            f"--output {folder} is not an exported model, so --overwrite does not touch it; give another folder"
+        )
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    if foreign := [name for path in inside if (name := path.relative_to(folder).as_posix()) not in own]:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"--output {folder} holds {printable(foreign[0])}{more}, which no export wrote; move it away first, or "
+            "give another folder"
+        )
 
 
 def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> None:
