@@ -46,7 +46,7 @@ def registered_by_tag():
 
 def by_name():
     model = build("hf-hub:org/m")
-    assert model.pretrained_cfg["label_descriptions"]["1"] == "Class 1" and model.num_classes == 3
+    assert model.pretrained_cfg["label_names"][1] == "Class 1" and model.num_classes == 3
     return compare(model)
 
 

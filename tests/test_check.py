@@ -11,6 +11,7 @@ from loopback_hub import LoopbackHub
 from run_helpers import TINY, make_run
 from safetensors.torch import load_file, save_file
 
+from timm_landmark import cli
 from timm_landmark.check import check_model, main
 from timm_landmark.data.check import write_sums
 from timm_landmark.data.synthesize import synthesize
@@ -91,12 +92,29 @@ def test_weights_that_do_not_load_are_said(folder):
     assert "does not load with timm in a fresh process" in problems and "model.safetensors: changed" in problems
 
 
+def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
+    """A cloned repository may hold anything, and is the current folder of whoever checks it, alone or with ``push``."""
+    for name in ("json", "safetensors", "sitecustomize", "timm", "timm_landmark", "torch"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\nraise SystemExit\n")
+    write_sums(folder)  # foreign files would end the check of the sums only
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")  # as in an interactive session
+    assert cli.main(["push", ".", "org/mine", "--dry-run"]) == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
+    monkeypatch.setattr("timm_landmark.check._LOAD", "pass")
+    (problem,) = check_model(str(folder))
+    assert problem == "model.safetensors: does not load with timm in a fresh process (no message)"
+
+
 def test_class_count_and_labels(folder, no_process):
     edited(folder, "config.json", lambda config: config["label_names"].pop())
-    assert any("2 label names for 3 classes" in problem for problem in check_model(str(folder)))
-    edited(folder, "config.json", lambda config: config.update(label_names=["0", "2", "1"]))
-    assert any("not the names of classes.csv" in problem for problem in check_model(str(folder)))
-    edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2))
+    assert any("2 label_names for 3 classes" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["Class 0", "Class 2", "Class 1"]))
+    assert any("not those of classes.csv" in problem for problem in check_model(str(folder)))
+    edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2, landmark_ids=[]))
     assert any("2 classes, classes.csv has 3" in problem for problem in check_model(str(folder)))
 
 
@@ -116,24 +134,32 @@ def test_figures_of_the_card_against_the_runs(folder, no_process):
 
 
 @pytest.mark.parametrize(
-    "config, says",
+    "name, content",
     [
-        (b"[]", "not what `timm-landmark export` writes"),
-        (b"{", "not what `timm-landmark export` writes"),
-        (
-            b'{"architecture": "no\\u001b[31mthing", "num_classes": 3, "pretrained_cfg": {}}',
-            "no architecture 'no [31mthing'",
-        ),
-        (b'{"architecture": "resnet18", "num_classes": "many", "pretrained_cfg": {}}', "not what"),
-        (b'{"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"label_names": 7}}', "not what"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b'{"evaluation": 1e999}'),
+        ("README.md", b"---\na: " + b"[" * 5000 + b"\n---\n"),
+        ("README.md", b"\xff"),
+        ("classes.csv", b"\xff"),
+        ("classes.csv", b'"\x00'),
+        ("test_vectors.safetensors", b"x"),
     ],
 )
-def test_hostile_configs(folder, config, says, capsys):
-    (folder / "config.json").write_bytes(config)
+def test_files_that_may_be_anything(folder, capsys, name, content):
+    """``config.json`` has a test of its own, test_hub_config.py."""
+    if name != "test_vectors.safetensors":
+        (folder / "test_vectors.safetensors").unlink()  # no fresh process, which is not the matter here
+    (folder / name).write_bytes(content)
     write_sums(folder)
     assert main([str(folder)]) == 1
-    shown = capsys.readouterr().out
-    assert says in shown and "\x1b" not in shown
+    assert name in capsys.readouterr().out
+
+
+def test_a_tolerance_that_is_no_number(folder):
+    vectors = load_file(folder / "test_vectors.safetensors")
+    save_file(vectors, folder / "test_vectors.safetensors", metadata={"tolerance": "inf"})
+    write_sums(folder)
+    assert check_model(str(folder)) == ["test_vectors.safetensors: has not the input, the logits and their tolerance"]
 
 
 def test_a_prepared_data_set_is_seen(tmp_path, capsys):

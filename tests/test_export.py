@@ -79,7 +79,7 @@ def test_weights_are_the_best_epochs_and_timm_loads_them(run, folder):
 def test_config_says_how_the_run_was_trained(folder):
     config = read_config(folder)
     assert (config.architecture, config.num_classes) == ("resneat50", 3)
-    assert config.names == ("Class 0", "Class 1", "Class 2") and config.labels == ("0", "1", "2")
+    assert config.names == ("Class 0", "Class 1", "Class 2") and config.landmark_ids == ("0", "1", "2")
     cfg = config.pretrained
     assert cfg["input_size"] == [3, 64, 64] and cfg["interpolation"] == "bilinear" and cfg["crop_pct"] == 0.875
     assert cfg["mean"] == [0.485, 0.456, 0.406] and cfg["std"] == [0.229, 0.224, 0.225]
@@ -149,7 +149,7 @@ def test_card_metadata_is_read_and_says_what_the_run_says(folder):
 
     card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
     assert card.data.library_name == "timm" and card.data.license == "apache-2.0"
-    assert {"image-classification", "timm"} <= set(card.data.tags)
+    assert {"image-classification", "timm", "transformers"} <= set(card.data.tags)
     info = json.loads((folder / "run.json").read_text())
     assert metrics(card.content) == run_metrics(info) == {("test", "top-1"): 2 / 3, ("test", "GAP"): 0.51234}
     assert card.data.eval_results[0].dataset_revision == "0" * 64
@@ -185,15 +185,15 @@ def test_an_evaluation_of_another_epoch_is_left_out(tmp_path):
     assert "Not evaluated on a test split" in (folder / "README.md").read_text()
 
 
-@pytest.mark.full  # three fresh processes
+@pytest.mark.full  # four fresh processes
 def test_every_snippet_of_the_card_runs_in_fresh_processes(folder, tmp_path):
     card = (folder / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     Image.new("RGB", (90, 70), "teal").save(tmp_path / "photo.jpg")
     with LoopbackHub() as hub:
         hub.add("ORG/resneat50.my_landmarks", folder)
-        for snippet, shown in zip(snippets, ("Class", "(1, 2048, 2, 2)", ""), strict=True):
+        for snippet, shown in zip(snippets, ("Class", "Class", "(1, 2048, 2, 2)", ""), strict=True):
             assert snippet.startswith("import timm_landmark")
             child = subprocess.run(
                 [sys.executable, "-W", "ignore", "-c", snippet + "\nif 'embedding' in dir(): print(embedding.shape)"],
@@ -255,37 +255,6 @@ def test_bad_options(tmp_path, options, message):
     with pytest.raises(UserError, match=re.escape(message)):
         main([str(run), "--output", str(tmp_path / "f"), *options])
     assert not (tmp_path / "f").exists()
-
-
-def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
-    run = make_run(tmp_path / "run", model="test_resnet")
-    folder = export(run, tmp_path / "f")
-    with pytest.raises(UserError, match="exists; give --overwrite"):
-        main([str(run), "--output", str(folder)])
-    (folder / "old").write_text("stale")
-    export(run, folder, "--overwrite")
-    assert not (folder / "old").exists()
-    other = tmp_path / "mine"
-    other.mkdir()
-    (other / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="not an exported model"):
-        main([str(run), "--output", str(other), "--overwrite"])
-    assert (other / "thesis.txt").read_text() == "dear"
-
-
-def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run", model="test_resnet")
-    folder = export(run, tmp_path / "f")
-    before = read_sums(folder)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("timm_landmark.export.write_sums", full)
-    with pytest.raises(UserError, match=r"cannot be written .No space left on device.; nothing is left"):
-        main([str(run), "--output", str(folder), "--overwrite"])
-    assert read_sums(folder) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "run"]
 
 
 def test_what_is_no_finished_run(tmp_path):

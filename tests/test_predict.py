@@ -256,16 +256,22 @@ def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
         (["{run}", "{photo}", "--workers", "-1"], ["--workers -1"]),
         (["{run}", "{photo}", "--format", "xml"], ["xml"]),
         (["{run}", "{photo}", "--device", "warp"], ["--device warp"]),
-        (["{run}", "{photo}", "--gallery", "{empty}"], ["--gallery"]),
-        (["{run}", "{photo}", "--gallery", "{empty}/none/x.html"], ["--gallery"]),
+        (["{run}", "{photo}", "--gallery", "{folder}"], ["--gallery", "a file"]),
+        (["{run}", "{photo}", "--gallery", "{empty}/none/x.html"], ["--gallery", "folder that exists"]),
+        (["{run}", "--gallery", "{photo}", "{photo}"], ["--gallery", "ends in .html"]),
+        (["{run}", "--gallery", "{empty}/new", "{photo}"], ["--gallery", "ends in .html"]),
         (["{run}"], ["PHOTO"]),
     ],
 )
 def test_mistakes_end_in_one_line(options, words, data, run, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
+    places = {name: tmp_path / name for name in ("empty", "folder.html")}
+    for place in places.values():
+        place.mkdir()
     photo = next((data / "test").rglob("*.jpg"))
-    options = [each.format(run=run, photo=photo, empty=tmp_path / "empty") for each in options]
-    assert cli(["predict", *options]) == 2
+    before = photo.read_bytes()
+    names = dict(run=run, photo=photo, empty=places["empty"], folder=places["folder.html"])
+    assert cli(["predict", *(each.format(**names) for each in options)]) == 2
+    assert photo.read_bytes() == before
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and all(word in err for word in words)
 

@@ -83,18 +83,30 @@ def test_what_came_up_and_the_line_to_paste(folder, quick, capsys):
 def test_a_branch_of_a_repository_that_is_there(folder, quick, capsys):
     with LoopbackHub() as hub:
         hub.add("org/mine", {"notes.txt": b"dear"})
-        assert quick(hub, folder, "org/mine", "--revision", "v2", "--private") == 0
+        assert quick(hub, folder, "org/mine", "--revision", "v2") == 0
         repo = hub.repos["org/mine"]
-        assert set(repo.refs) == {"main", "v2"} and not repo.private
+        assert set(repo.refs) == {"main", "v2"}
         assert set(repo.commits[repo.refs["main"]]) == {"notes.txt"}
         assert repo.commits[repo.refs["v2"]]["notes.txt"] == b"dear"
         assert "left alone, not part of the export: notes.txt" in capsys.readouterr().out
 
 
-def test_a_new_repository_can_be_private(folder, quick):
+def test_a_new_repository_can_be_private_and_pushed_to_again(folder, quick):
     with LoopbackHub() as hub:
-        assert quick(hub, folder, "org/secret", "--private") == 0
-        assert hub.repos["org/secret"].private
+        for _ in range(2):
+            assert quick(hub, folder, "org/secret", "--private") == 0
+        repo = hub.repos["org/secret"]
+        assert repo.private and "config.json" in repo.commits[repo.refs["main"]]
+
+
+def test_private_never_means_a_public_repository(folder, quick, capsys):
+    with LoopbackHub() as hub:
+        hub.add("org/open", {"notes.txt": b"dear"})
+        for more in ([], ["--revision", "v2"]):
+            assert quick(hub, folder, "org/open", "--private", *more) == 2
+            assert "--private: org/open is public" in capsys.readouterr().err
+        (files,) = hub.repos["org/open"].commits.values()
+        assert files == {"notes.txt": b"dear"} and set(hub.repos["org/open"].refs) == {"main"}
 
 
 def test_a_missing_token_says_how_to_get_one(folder, quick, capsys):

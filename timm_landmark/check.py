@@ -1,15 +1,19 @@
 """``timm-landmark check``: what is damaged in a prepared data set, an exported model, or a model on the Hub."""
 
+import csv
 import json
+import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
-from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.data.layout import FILES, ClassRow, read_rows
 from timm_landmark.errors import UserError
-from timm_landmark.hub import PREFIX, fetch, read_config, read_tensors
+from timm_landmark.hub import PREFIX, fetch, read_tensors
+from timm_landmark.hub_config import id_and_name, read_config
 from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
 from timm_landmark.text import printable
 from timm_landmark.train_checks import Parser
@@ -17,9 +21,12 @@ from timm_landmark.train_checks import Parser
 VECTORS, CARD = "test_vectors.safetensors", "README.md"
 HUB_FILES = {".gitattributes"}  # which the Hub puts into every repository
 
-# What a user would write. Arguments: the model's name, the test vectors; the overlay keeps timm from any pickle.
+# What a user would write. Arguments: the model's name, the test vectors, the module path. The path is set before any
+# import, because `python -c` looks for modules in the current folder first; the overlay keeps timm from any pickle.
 _LOAD = """
-import json, sys
+import sys
+sys.path[:] = sys.argv[3:]
+import json
 import timm, timm_landmark, torch
 from safetensors.torch import load_file
 overlay = dict(hf_hub_filename="model.safetensors", custom_load=False)
@@ -117,30 +124,36 @@ def _config(source: str, folder: Path) -> Iterator[str]:
         yield f"{CONFIG}: asks for {config.pretrained.get('hf_hub_filename')!r} instead of {WEIGHTS}"
     if not config.labels:
         yield f"{CONFIG}: has no label names"
-    rows = read_rows(folder, ClassRow)
+    try:
+        rows = read_rows(folder, ClassRow)
+    except (OSError, ValueError, csv.Error) as error:
+        yield f"{FILES[ClassRow]}: cannot be read ({error})"
+        return
     if len(rows) != config.num_classes:
         yield f"{CONFIG}: {config.num_classes} classes, classes.csv has {len(rows)}"
-    elif config.labels and [row.name or label for row, label in zip(rows, config.labels, strict=True)] != list(
-        config.names
-    ):
-        yield f"{CONFIG}: the labels' descriptions are not the names of classes.csv"
+    elif config.labels and list(map(id_and_name, rows)) != list(zip(config.landmark_ids, config.names, strict=True)):
+        yield f"{CONFIG}: its landmark_ids and label_descriptions are not those of classes.csv"
 
 
 def _vectors(source: str, folder: Path) -> Iterator[str]:
     vectors, facts = read_tensors(folder / VECTORS)
     config = read_config(folder)
-    if set(vectors) != {"input", "logits"} or "tolerance" not in facts:
+    try:
+        tolerance = float(facts["tolerance"])
+    except (KeyError, ValueError):
+        tolerance = math.nan
+    if set(vectors) != {"input", "logits"} or not math.isfinite(tolerance):
         yield f"{VECTORS}: has not the input, the logits and their tolerance"
         return
     name = source if source.startswith(PREFIX) else f"local-dir:{folder}"
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS)],
+        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS), *_module_path(folder)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         errors="replace",
     )
-    if child.returncode:
+    if child.returncode or not child.stdout:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         yield f"{WEIGHTS}: does not load with timm in a fresh process ({printable(last, 300)})"
         return
@@ -149,8 +162,13 @@ def _vectors(source: str, folder: Path) -> Iterator[str]:
         yield f"{WEIGHTS}: {loaded['classes']} classes, {CONFIG} says {config.num_classes}"
     if loaded["difference"] is None:
         yield f"{VECTORS}: logits of shape {tuple(vectors['logits'].shape)}, the model gives {tuple(loaded['shape'])}"
-    elif not loaded["difference"] <= float(facts["tolerance"]):
+    elif not loaded["difference"] <= tolerance:
         yield f"{WEIGHTS}: logits differ from {VECTORS} by {loaded['difference']:.2e}, allowed {facts['tolerance']}"
+
+
+def _module_path(folder: Path) -> list[str]:
+    """Where this process finds modules, without the model's folder: no Python file in it may ever run."""
+    return [entry for entry in sys.path if os.path.isabs(entry) and Path(entry).resolve() != folder.resolve()]
 
 
 def _card(source: str, folder: Path) -> Iterator[str]:
@@ -162,7 +180,7 @@ def _card(source: str, folder: Path) -> Iterator[str]:
     except FileNotFoundError as error:
         yield f"{Path(str(error.filename)).name}: missing"
         return
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         yield f"{CARD} or run.json cannot be read ({type(error).__name__}: {printable(str(error), 120)})"
         return
     for split, name in sorted(stated.keys() | measured.keys()):

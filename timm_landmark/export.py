@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.data.check import write_sums
+from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
+from timm_landmark.hub_config import class_names
 from timm_landmark.hub_errors import CONFIG, WEIGHTS
 from timm_landmark.model_card import Measured, data_facts, evaluations, render_card
 from timm_landmark.runs import Run, load_run, load_run_model
@@ -95,29 +96,65 @@ def checked_name(name: str | None, run: Run) -> str:
 def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside ``output`` that takes its place, whole, at the end; or nothing changes.
 
+    Where ``output`` exists it is called ``output.old`` for the moment between two renames. A kill in that moment leaves
+    it there, whole; the next export says so.
+
     Raises:
         UserError: If ``output`` exists and may not be replaced, or cannot be written.
     """
-    if output.exists() and not overwrite:
-        raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
-    if output.exists() and not (output / CONFIG).is_file():
-        raise UserError(f"--output {output} is not an exported model, so --overwrite does not touch it")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    place = output.resolve()  # of a link its target, and "." has a name then
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    old = place.with_name(f"{place.name}.old")
+    if old.exists() and (overwrite or not place.exists()):
+        raise UserError(
+            f"--output {output}: {old} is in the way, perhaps the old model of an export that was killed; rename it "
+            "or delete it"
+        )
+    if place.exists():
+        if not overwrite:
+            raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
+        check_replaceable(output)
     try:
         temporary.mkdir(parents=True)
         temporary.chmod(0o755)
         yield temporary
-        if output.exists():
-            old = output.with_name(f".{output.name}.{os.getpid()}.old")
-            output.rename(old)
-            temporary.rename(output)
+        if place.exists():
+            place.rename(old)
+            try:
+                temporary.rename(place)
+            except OSError:
+                old.rename(place)
+                raise
             shutil.rmtree(old)
         else:
-            temporary.rename(output)
+            temporary.rename(place)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing is left") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuses a folder that is not an exported model, or that holds a file which no export wrote.
+
+    Raises:
+        UserError: If something in it would be lost that exporting again does not bring back.
+    """
+    try:
+        own = {SUMS, *read_sums(folder)}
+    except (UserError, OSError):
+        own = set()
+    if not {CONFIG, WEIGHTS, VECTORS} <= own:
+        raise UserError(
+            f"--output {folder} is not an exported model, so --overwrite does not touch it; give another folder"
+        )
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    if foreign := [name for path in inside if (name := path.relative_to(folder).as_posix()) not in own]:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"--output {folder} holds {printable(foreign[0])}{more}, which no export wrote; move it away first, or "
+            "give another folder"
+        )
 
 
 def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> None:
@@ -166,15 +203,15 @@ def save_weights(
         model.half()
         if lost := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
             raise UserError(f"--dtype fp16: {lost[0]} has values beyond 65504; export with --dtype fp32")
-    labels, texts = label_names(classes)
     save_for_hf(
         model,
         folder,
-        model_config=dict(label_names=labels, label_descriptions=texts),
+        model_config=class_names(classes),
         model_args=dict(run.args.get("model_kwargs") or {}),
         safe_serialization=True,
     )
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)  # transformers gives it too, and Python takes it only once
     cfg = config["pretrained_cfg"]
     for key in ("test_input_size", "test_crop_pct", "test_pool_size", "origin_url", "paper_ids", "paper_name", "notes"):
         cfg.pop(key, None)  # of the weights that the architecture's default names
@@ -193,13 +230,6 @@ def save_weights(
         license=licence,
     )
     write_json(folder / CONFIG, config)
-
-
-def label_names(classes: Sequence[ClassRow]) -> tuple[list[str], dict[str, str]]:
-    """The config's label names (landmark ids, or class folders where ids are not unique) and their descriptions."""
-    ids = [row.landmark_id for row in classes]
-    labels = ids if len(set(ids)) == len(ids) and all(ids) else [row.folder for row in classes]
-    return labels, {label: row.name or label for label, row in zip(labels, classes, strict=True)}
 
 
 def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, int]) -> float:

@@ -103,6 +103,18 @@ class Gallery:
             raise UserError(f"--gallery {path}: {error.strerror or error}; free space or give another file") from None
 
 
+def check_page(path: Path) -> None:
+    """Refuses a place where the gallery cannot or should not be written, such as one of the photos.
+
+    Raises:
+        UserError: If it is a folder, lies in none, or does not end in .html.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--gallery {path}: give a page that ends in .html; the photos stand without an option")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--gallery {path}: give a file in a folder that exists")
+
+
 def _data_uri(answer: "Answer") -> str:
     buffer = io.BytesIO()
     answer.photo.thumbnail.save(buffer, "JPEG", quality=72, optimize=True)

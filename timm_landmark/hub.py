@@ -5,13 +5,12 @@ FOLDER/test_vectors.safetensors   a seeded input and its logits     FOLDER/model
 FOLDER/sha256sums.txt             of all the others
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timm_landmark.errors import UserError
 from timm_landmark.hub_cache import drop, is_sound
+from timm_landmark.hub_config import ModelConfig, read_config
 from timm_landmark.hub_errors import CONFIG, WEIGHTS, explain, split_revision
 from timm_landmark.text import printable
 
@@ -22,17 +21,6 @@ if TYPE_CHECKING:
 PREFIX = "hf-hub:"
 # All that is ever fetched; a pickle in a repository stays there.
 PATTERNS = ["*.safetensors", "*.json", "*.csv", "*.txt", "*.md", "LICENSE", "*.onnx"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What config.json says; ``labels`` and ``names`` are in the order of the model's outputs (empty if not stated)."""
-
-    architecture: str
-    num_classes: int
-    labels: tuple[str, ...]
-    names: tuple[str, ...]
-    pretrained: dict[str, Any]
 
 
 def fetch(source: str, cache_dir: str | Path | None = None) -> Path:
@@ -74,46 +62,10 @@ def fetch(source: str, cache_dir: str | Path | None = None) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Reads config.json of an exported model as data; nothing that it asks for is done.
-
-    Raises:
-        UserError: If it is missing, is not what timm writes, or names no architecture known here.
-    """
-    import timm
-
-    import timm_landmark  # noqa: F401  (registers the models)
-
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        labels = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
-        texts = config.get("label_descriptions") or config["pretrained_cfg"].get("label_descriptions") or {}
-        labels = tuple(str(label) for label in (labels.values() if isinstance(labels, dict) else labels))
-        found = ModelConfig(
-            architecture=str(config["architecture"]),
-            num_classes=int(config["num_classes"]),
-            labels=labels,
-            names=tuple(printable(str(texts.get(label, label))) for label in labels),
-            pretrained=dict(config["pretrained_cfg"]),
-        )
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no exported model ({CONFIG} is missing); make one with `timm-landmark export`"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not what `timm-landmark export` writes ({type(error).__name__}: {printable(str(error), 100)})"
-        ) from None
-    if not timm.is_model(found.architecture):
-        raise UserError(f"{path}: no architecture {printable(found.architecture, 60)!r} in timm or timm_landmark")
-    if labels and len(labels) != found.num_classes:
-        raise UserError(f"{path}: {len(labels)} label names for {found.num_classes} classes; export the run again")
-    return found
-
-
 def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Module, ModelConfig]":
     """The exported model in eval mode, with its weights, and what config.json says of it.
+
+    One blank image goes through it, so that what this returns gives a logit for each class.
 
     Args:
         source: A folder, or ``hf-hub:ORG/NAME[@REVISION]``; of either only safetensors are read.
@@ -123,6 +75,7 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
         UserError: If it cannot be had, is damaged, or its tensors do not fit its config.json.
     """
     import timm
+    import torch
     from safetensors import SafetensorError
 
     from timm_landmark.models.pretrained import explain_misfit
@@ -133,7 +86,9 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
         raise UserError(f"{source} has no {WEIGHTS}; pickles are not read: make it with `timm-landmark export`")
     overlay = {"custom_load": False}
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+        with torch.inference_mode():
+            shape = tuple(model(torch.zeros(1, *config.transform["input_size"])).shape)
     except UserError as error:
         raise UserError(str(error)) from None
     except SafetensorError as error:
@@ -144,10 +99,14 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
         reason = explain_misfit(error, source, config.architecture) if isinstance(error, RuntimeError) else None
         raise UserError(
             reason
-            or f"{source}: {config.architecture} cannot be built from its {CONFIG} "
+            or f"{source}: {config.architecture} does not work as its {CONFIG} says "
             f"({type(error).__name__}: {printable(str(error), 160)}); export the run again"
         ) from None
-    return model.eval(), config
+    if config.num_classes and shape != (1, config.num_classes):
+        raise UserError(
+            f"{source}: its output has the shape {shape}, not (1, {config.num_classes}); export the run again"
+        )
+    return model, config
 
 
 def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":

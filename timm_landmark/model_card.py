@@ -85,7 +85,7 @@ def placeholder(name: str) -> str:
 
 def with_repository(card: str, name: str, repo: str) -> str:
     """The card with ``repo`` in its snippets."""
-    return card.replace(f"hf-hub:{placeholder(name)}", f"hf-hub:{repo}")
+    return card.replace(placeholder(name), repo)
 
 
 def metrics(card: str) -> dict[tuple[str, str], float]:
@@ -135,7 +135,7 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
         for key, label in _labels(evaluation)
     ]
     return ModelCardData(
-        tags=["image-classification", "timm", "timm-landmark", "landmark-recognition"],
+        tags=["image-classification", "timm", "transformers", "timm-landmark", "landmark-recognition"],
         pipeline_tag="image-classification",
         library_name="timm",
         license=licence,

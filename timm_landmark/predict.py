@@ -15,6 +15,8 @@ from PIL import Image
 
 from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.errors import UserError
+from timm_landmark.gallery import check_page
+from timm_landmark.hub_config import id_and_name
 from timm_landmark.photos import STORED, Photo, find_photos, read_photos, true_class
 from timm_landmark.text import printable
 from timm_landmark.train_checks import Parser, check_device
@@ -95,8 +97,8 @@ def main(argv: list[str]) -> int:
     for name in ("top", "batch_size", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.gallery is not None and (options.gallery.is_dir() or not options.gallery.absolute().parent.is_dir()):
-        raise UserError(f"--gallery {options.gallery}: give a file in a folder that exists")
+    if options.gallery is not None:
+        check_page(options.gallery)
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
     answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
@@ -113,7 +115,7 @@ def load_namer(source: str, device: str | None = None) -> Namer:
     Raises:
         UserError: If there is no such model, or it cannot be loaded.
     """
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
     device = device or best_device()
     check_device(device)
@@ -121,15 +123,18 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         from timm_landmark.hub import load_model
 
         model, config = load_model(source)
+        if not config.num_classes:
+            raise UserError(
+                f"{source} has no classifier (num_classes 0); give a model that was trained to name classes"
+            )
         title = f"{config.architecture} of {source}"
-        ids = config.labels or tuple(str(index) for index in range(config.num_classes))
-        labels = [Label(*pair) for pair in zip(ids, config.names or ids, strict=True)]
-        settings = resolve_model_data_config(model)
+        labels = [Label(*pair) for pair in zip(config.landmark_ids, config.names, strict=True)]
+        settings = config.transform
     elif (Path(source) / "run.json").is_file():
         from timm_landmark.runs import load_run, load_run_model
 
         run = load_run(Path(source))
-        labels = class_labels(read_rows(run.path, ClassRow))
+        labels = [class_label(row) for row in read_rows(run.path, ClassRow)]
         if len(labels) != run.num_classes:
             raise UserError(f"{source}: classes.csv has {len(labels)} classes, the model {run.num_classes}")
         model, title = load_run_model(run), f"{run.model} of {run.path.absolute().name}"
@@ -151,12 +156,9 @@ def load_namer(source: str, device: str | None = None) -> Namer:
     )
 
 
-def class_labels(classes: Sequence[ClassRow]) -> list[Label]:
-    """Labels of classes.csv, worded as an exported model's config.json words them."""
-    from timm_landmark.export import label_names
-
-    ids, names = label_names(classes)
-    return [Label(printable(key), printable(names[key])) for key in ids]
+def class_label(row: ClassRow) -> Label:
+    """A class of classes.csv, worded as an exported model's config.json words it."""
+    return Label(*id_and_name(row))
 
 
 def best_device() -> str:
@@ -213,7 +215,7 @@ def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answ
     known = set(namer.labels)
     for photo in batch:
         row = true_class(photo.path)
-        truth = class_labels([row])[0] if row else None
+        truth = class_label(row) if row else None
         small = Photo(photo.path, None, photo.thumbnail, photo.problem)  # the pixels go here
         yield Answer(small, ranked.get(photo.path, ()), truth, truth is None or truth in known)
 

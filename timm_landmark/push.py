@@ -7,7 +7,7 @@ from pathlib import Path
 from timm_landmark.check import CARD, HUB_FILES, check_model
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.errors import UserError
-from timm_landmark.hub import ModelConfig, read_config
+from timm_landmark.hub_config import ModelConfig, read_config
 from timm_landmark.hub_errors import WEIGHTS, explain
 from timm_landmark.model_card import with_repository
 from timm_landmark.text import printable
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder given to export --output")
     parser.add_argument("repository", metavar="ORG/NAME", help="repository; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--private", action="store_true", help="make a new repository private, and refuse a public one")
     parser.add_argument("--revision", help="branch to put it on; made if it is not there (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="say what would go where; send nothing")
     return parser
@@ -83,8 +83,8 @@ def check_name(repository: str) -> None:
 def staged(folder: Path, repository: str) -> dict[str, Path | bytes]:
     """What goes up: the folder's files, the card naming the real repository, and the sums with the card's new one."""
     sums = read_sums(folder)
-    name = f"{(config := read_config(folder)).architecture}.{config.pretrained.get('tag', '')}"
-    card = with_repository((folder / CARD).read_text(encoding="utf-8"), name, repository).encode()
+    card = (folder / CARD).read_text(encoding="utf-8")
+    card = with_repository(card, read_config(folder).name, repository).encode()
     sums[CARD] = hashlib.sha256(card).hexdigest()
     lines = "".join(f"{sums[file]}  {file}\n" for file in sorted(sums))
     return {**{file: folder / file for file in sums}, CARD: card, SUMS: lines.encode()}
@@ -94,7 +94,7 @@ def _print_plan(contents: dict[str, Path | bytes], options: argparse.Namespace) 
     from huggingface_hub import constants
 
     place = f"{constants.ENDPOINT}/{options.repository}"
-    kind = "a new repository would be private" if options.private else "a new repository would be public"
+    kind = "only to a private repository" if options.private else "a new repository would be public"
     print(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {kind}")
     for name in sorted(contents):
         content = contents[name]
@@ -106,7 +106,7 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
     """Makes the repository and branch where needed and commits all files at once; returns the commit.
 
     Raises:
-        UserError: Without a token, or for what the Hub refuses.
+        UserError: Without a token, for a public repository where ``private`` is asked for, or what the Hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -115,6 +115,11 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
     api = HfApi(library_name="timm-landmark")
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:  # it was there before
+            raise UserError(
+                f"--private: {repository} is public; make it private in its settings on the Hub, give another name, or "
+                "leave --private out"
+            )
         if revision not in (None, "main"):
             api.create_branch(repository, branch=revision, exist_ok=True)
         others = set(api.list_repo_files(repository, revision=revision)) - set(contents) - HUB_FILES
@@ -124,6 +129,8 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
             commit_message="Weights, configuration and card by timm-landmark",
             revision=revision,
         )
+    except UserError:
+        raise
     except Exception as error:
         if (reason := explain(error, repository, WEIGHTS)) is None:
             raise
@@ -140,11 +147,11 @@ def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str)
         "hf_hub_id": f"{repository}@{commit}",
         "hf_hub_filename": WEIGHTS,
         "num_classes": config.num_classes,
-        **{key: tuple(cfg[key]) for key in ("input_size", "mean", "std")},
-        **{key: cfg[key] for key in ("crop_pct", "interpolation", "first_conv", "classifier", "license")},
+        **{key: config.transform[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")},
+        **{key: cfg.get(key) for key in ("first_conv", "classifier", "license")},
     }
     arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
     print("for default_cfgs:")
-    print(f'    "{config.architecture}.{cfg.get("tag", "")}": _cfg({arguments}),')
+    print(f'    "{config.name}": _cfg({arguments}),')
     print("for users:")
     print(f'    timm.create_model("hf-hub:{repository}@{commit}", pretrained=True)')
