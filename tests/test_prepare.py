@@ -25,7 +25,7 @@ from prepare_helpers import (
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.data.layout import read_info
+from timm_landmark.data.layout import data_digest, read_info
 
 
 def prepare(*arguments: str) -> int:
@@ -90,6 +90,24 @@ def test_shards_have_the_same_manifest_and_digest(source, data, tmp_path):
     assert read_info(tmp_path / "data")["digest"] == read_info(data)["digest"]
     assert (tmp_path / "data/_info.json").exists() and not (tmp_path / "data/train").exists()
     assert check_dataset(tmp_path / "data") == []
+
+
+def test_the_digest_does_not_tell_where_the_photos_lay(source, data, tmp_path, monkeypatch):
+    """From the folder above, from a flat folder, from a tar: another ``source`` in the manifest, one digest."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = {path.stem: path.read_bytes() for path in source[1].rglob("*.jpg")}
+    (tmp_path / "flat").mkdir()
+    for name, content in images.items():
+        (tmp_path / "flat" / f"{name}.jpg").write_bytes(content)
+    for place in (source[1].parent, tmp_path / "flat"):
+        output = tmp_path / f"from {place.name}"
+        assert prepare(*command(source[0], place, output)) == 0
+        assert (output / "manifest.csv").read_bytes() != (data / "manifest.csv").read_bytes()
+        assert read_info(output)["digest"] == read_info(data)["digest"]
+        assert check_dataset(output) == []
+    without = [line.rpartition(",")[0] for line in (data / "manifest.csv").read_text().splitlines()]
+    by_hand = hashlib.sha256("".join(f"{line}\n" for line in without).encode()).hexdigest()
+    assert read_info(data)["digest"] == data_digest(data) == by_hand
 
 
 def test_more_photos_of_one_class_do_not_reshuffle_another(source, data, tmp_path):
@@ -286,4 +304,4 @@ def test_as_a_process_it_prints_the_sums(source, tmp_path):
     result = run_prepare(*command(*source, tmp_path / "data"))
     assert result.returncode == 0 and "4 classes, 48 photos (train 36, validation 8, test 4)" in result.stdout
     assert "rejected: none" in result.stdout
-    assert hashlib.sha256((tmp_path / "data/manifest.csv").read_bytes()).hexdigest() in result.stdout
+    assert f"digest {data_digest(tmp_path / 'data')};" in result.stdout

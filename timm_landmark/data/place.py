@@ -12,7 +12,7 @@ from timm_landmark.data.card import ATTRIBUTION, write_attribution, write_card
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.grouping import crossing_groups, describe_groups, group_images
 from timm_landmark.data.images import decoder_version
-from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.data.metadata import Metadata
 from timm_landmark.data.prepare import command_line, download_folder, options_of, reject_sums
 from timm_landmark.data.selection import Selection
@@ -21,7 +21,7 @@ from timm_landmark.data.sheets import class_sheet, reject_sheet
 from timm_landmark.data.split import image_groups, split_class
 from timm_landmark.data.workfolder import WorkFolder
 from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_atomic, write_json
+from timm_landmark.files import write_atomic, write_json
 
 Records = dict[str, dict[str, Any]]
 
@@ -89,7 +89,7 @@ def place(
             "groups_torn_by_a_random_split": torn,
             "images_in_those_groups": torn_images,
         },
-        "digest": sha256_file(work.data / FILES[ManifestRow]),
+        "digest": data_digest(work.data),
     }
     without = _attribute(args, work.data, manifest)
     write_json(work.data / "dataset.json", info)
