@@ -126,7 +126,9 @@ def _check_tables(
     for name in sorted(set(ids) & {row.image_id for row in rejects}):
         yield f"{FILES[RejectRow]}: image {name} is in {FILES[ManifestRow]} too"
     folders = {row.folder: row for row in classes}
-    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text().split() != list(folders):
+    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text(encoding="utf-8").split() != list(
+        folders
+    ):
         yield "class_map.txt: not the classes of classes.csv in their order"
     for row in manifest:
         if row.split not in SPLITS or row.folder not in folders:

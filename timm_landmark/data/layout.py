@@ -10,12 +10,11 @@ DATA/dataset.json    source release, arguments, seed, counts, digest (see ``data
 
 import csv
 import hashlib
-import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from timm_landmark.errors import UserError
@@ -58,6 +57,7 @@ class RejectRow:
 
 
 Row = TypeVar("Row", ClassRow, ManifestRow, RejectRow)
+_QUOTED = re.compile(r'[,"\r\n]')
 FILES = {ClassRow: "classes.csv", ManifestRow: "manifest.csv", RejectRow: "rejects.csv"}
 
 
@@ -72,11 +72,14 @@ def folder_name(index: int, classes: int) -> str:
 
 def render_rows(row_type: type[Row], rows: Iterable[Row]) -> str:
     """The CSV text of one of the data set's tables, with LF line ends."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_columns(row_type))
-    writer.writerows(astuple(row) for row in rows)
-    return buffer.getvalue()
+    return "".join(map(csv_line, [_columns(row_type), *map(astuple, rows)]))
+
+
+def csv_line(fields: Iterable[object]) -> str:
+    """One line of CSV, ended by LF; a lone CR is quoted too, which ``csv.writer`` leaves bare and no reader takes."""
+    texts = ["" if field is None else str(field) for field in fields]
+    doubled = ((text, text.replace('"', '""')) for text in texts)
+    return ",".join(f'"{quoted}"' if _QUOTED.search(text) else text for text, quoted in doubled) + "\n"
 
 
 def write_rows(data: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
@@ -106,10 +109,9 @@ def data_digest(data: Path) -> str:
     Raises:
         UserError: As ``read_rows``.
     """
-    digest = hashlib.sha256()
-    writer = csv.writer(SimpleNamespace(write=lambda text: digest.update(text.encode())), lineterminator="\n")
-    writer.writerow(_columns(ManifestRow)[:-1])
-    writer.writerows(line[:-1] for line in _lines(data, ManifestRow))  # a line at a time: there may be millions
+    digest = hashlib.sha256(csv_line(_columns(ManifestRow)[:-1]).encode())
+    for line in _lines(data, ManifestRow):  # one at a time: there may be millions
+        digest.update(csv_line(line[:-1]).encode())
     return digest.hexdigest()
 
 
