@@ -182,6 +182,74 @@ def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path,
     assert prepare(*command(source[0], folder, tmp_path / "data", "--strict")) == 0
 
 
+def test_strict_reads_a_mended_photo_again(source, tmp_path, capfd):
+    """Also where the earlier run had come to the end of its photos."""
+    folder = shutil.copytree(source[1], tmp_path / "train")
+    first, second = sorted(folder.rglob("*.jpg"))[:2]
+    whole = {path: path.read_bytes() for path in (first, second)}
+    for path in whole:
+        path.write_bytes(whole[path][:200])
+    arguments = command(source[0], folder, tmp_path / "data", "--strict")
+    assert prepare(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "2 photos rejected" in error and first.stem in error and second.stem in error
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.jpg")}
+    first.write_bytes(whole[first])
+    assert prepare(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "1 photos rejected" in error and first.stem not in error and f"{second.stem}: " in error
+    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "read again though it was stored"
+    second.write_bytes(whole[second])
+    assert prepare(*arguments) == 0
+    assert read_csv(tmp_path / "data/rejects.csv") == []
+
+
+def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, monkeypatch):
+    from timm_landmark.data import place
+
+    folder = shutil.copytree(source[1], tmp_path / "train")
+    victim = next(folder.rglob("*.jpg"))
+    content = victim.read_bytes()
+    victim.write_bytes(b"")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "_write_sheets", killed)
+        assert prepare(*command(source[0], folder, tmp_path / "data")) == 130
+    victim.write_bytes(content)
+    assert prepare(*command(source[0], folder, tmp_path / "data")) == 0
+    assert read_csv(tmp_path / "data/rejects.csv") == []
+
+
+def test_names_with_line_breaks_do_not_break_the_tables(source, tmp_path):
+    """A category may hide one as %0D, an author's name hold one: every table is read back at the end."""
+    csv = shutil.copy(source[0], tmp_path / "train.csv")
+    (tmp_path / "train_label_to_category.csv").write_text(
+        "landmark_id,category\n100,Category:Two%0Dlines\n101,Category:Two%0Alines_%00\n102,Category:%22A%22%2C_b\n"
+    )
+    author = '"some\rone"'
+    rows = "".join(f"{row['id']},u,{author},CC BY 4.0,t\n" for row in read_csv(source[0]))
+    (tmp_path / "train_attribution.csv").write_text(f"id,url,author,license,title\n{rows}", newline="")
+    assert prepare(*command(csv, source[1], tmp_path / "data")) == 0
+    names = {row["landmark_id"]: row["name"] for row in read_csv(tmp_path / "data/classes.csv")}
+    assert names == {"100": "Two lines", "101": "Two lines", "102": '"A", b', "103": ""}
+    assert {row["author"] for row in read_csv(tmp_path / "data/attribution.csv")} == {"some\rone"}
+    assert check_dataset(tmp_path / "data") == []
+
+
+def test_a_label_with_a_line_break_is_read_back(tmp_path):
+    for index in range(16):
+        path = tmp_path / "photos" / ("Old\rMill" if index % 2 else "Tower") / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(scene(index)))
+    assert prepare("--images", str(tmp_path / "photos"), "--output", str(tmp_path / "data")) == 0
+    assert {row["name"] for row in read_csv(tmp_path / "data/classes.csv")} == {"Old Mill", "Tower"}
+    assert any(row["source"].startswith("Old\rMill/") for row in read_csv(tmp_path / "data/manifest.csv"))
+    assert check_dataset(tmp_path / "data") == []
+
+
 def test_dry_run_tells_and_writes_nothing(source, tmp_path, capfd):
     assert prepare(*command(*source, tmp_path / "data", "--dry-run", "--classes", "3")) == 0
     said = capfd.readouterr().out
