@@ -113,8 +113,8 @@ def without_paths(value: Any, names: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     for folder, name in names.items():
-        if value == folder or value.startswith(f"{folder}/"):
-            return name + value[len(folder) :]
+        if value == folder or value.startswith((f"{folder}/", f"{folder}\\")):
+            return name + value[len(folder) :].replace("\\", "/")  # one run reads alike from every system
     return PurePath(value).name if PurePath(value).is_absolute() else value
 
 

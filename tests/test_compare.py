@@ -190,3 +190,4 @@ def test_paths_are_cut_everywhere():
     cut = collect.without_paths(value, {"/data/set": "DATA"})
     assert cut == {"a": "DATA", "b": ["DATA/class_map.txt", "train.py", "sgd"], "c": 1, "d": None}
     assert collect.without_paths("../photos/DATA/x", {"../photos/DATA": "DATA"}) == "DATA/x"
+    assert collect.without_paths("my\\set\\a\\b.txt", {"my\\set": "DATA"}) == "DATA/a/b.txt"
