@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from comparison import read_csv
 
-from timm_landmark.files import sha256_file, write_json
+from timm_landmark.files import write_atomic, write_json
 
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")
@@ -23,22 +23,34 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
     Args:
         data: The prepared data set that the runs were trained on.
         runs: Run folders named ``<model>-s<seed>``; those that do not belong in it are left out, with the reason.
-        results: The comparison's folder, made if missing; a run that is there already is replaced.
+        results: The comparison's folder, made if missing, with ``same_images``; a run that is there already is
+            replaced, what is recorded of the data set stays.
 
     Raises:
         FileNotFoundError: If the data set or a finished run lacks a file.
     """
     results.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(data / "classes.csv", results / "classes.csv")
-    dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
-    write_json(results / "dataset.json", without_paths(dataset, {}))
-    _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
-    digest = sha256_file(data / "manifest.csv")
+    if not (results / "images.csv").exists():
+        shutil.copyfile(data / "classes.csv", results / "classes.csv")
+        dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+        write_json(results / "dataset.json", without_paths(dataset, {}))
+        _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
     for run in runs:
-        if reason := _left_out(run, digest):
+        if reason := _left_out(run, data):
             print(f"{run.name} {reason}: left out")
         else:
             _collect_run(run, results / run.name)
+
+
+def same_images(data: Path, results: Path) -> bool:
+    """Whether a comparison's folder is of the data set's images, classes and splits, or holds none yet."""
+    if not (results / "images.csv").exists():
+        return True
+    return _images(results / "images.csv") == _images(data / "manifest.csv")
+
+
+def _images(path: Path) -> set[tuple[str, str, str]]:
+    return {(row["image_id"], row["class"], row["split"]) for row in read_csv(path)}
 
 
 def finished(run: Path) -> bool:
@@ -50,14 +62,26 @@ def finished(run: Path) -> bool:
     return bool(info.get("finished")) and "test" in info.get("evaluation", {})
 
 
-def _left_out(run: Path, digest: str) -> str:
-    """Why a run cannot stand beside the others; empty when it can."""
+def _left_out(run: Path, data: Path) -> str:
+    """Why a run cannot stand beside the others; empty when it can.
+
+    The images decide, not the digest, which also differs where the same photos were packed anew: the run must have
+    been trained with the data set's classes, as many images of each in every split, and tested on its test images.
+    """
     if not finished(run):
         return "is not finished"
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    if info["data_digest"] != digest:
+    if info["evaluation"]["test"]["data_digest"] != info["data_digest"]:
+        return "was tested on another data set than it was trained on"
+    tested = {(row["image_id"], row["class"], "test") for row in read_csv(run / "predictions-test.csv")}
+    if _counts(run) != _counts(data) or tested != {row for row in _images(data / "manifest.csv") if row[2] == "test"}:
         return "was trained on another data set"
     return "did not start from random weights (--init-from)" if "init_from" in info else ""
+
+
+def _counts(folder: Path) -> list[tuple[str, ...]]:
+    columns = ("class", "landmark_id", "train", "validation", "test")
+    return [tuple(row[column] for column in columns) for row in read_csv(folder / "classes.csv")]
 
 
 def _collect_run(run: Path, target: Path) -> None:
@@ -89,8 +113,8 @@ def without_paths(value: Any, names: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     for folder, name in names.items():
-        if value == folder or value.startswith(f"{folder}/"):
-            return name + value[len(folder) :]
+        if value == folder or value.startswith((f"{folder}/", f"{folder}\\")):
+            return name + value[len(folder) :].replace("\\", "/")  # one run reads alike from every system
     return PurePath(value).name if PurePath(value).is_absolute() else value
 
 
@@ -99,4 +123,4 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    write_atomic(path, buffer.getvalue())

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from collect import collect, finished
+from collect import collect, finished, same_images
 from comparison import claims
 
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
@@ -47,16 +47,17 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code of the first verb that fails, else 0."""
     args = _parser().parse_args(argv)
     plan = _plan(args)
-    if not args.collect_only:
-        if args.quick and (code := _synthesize(plan.data)):
-            return code
-        if code := _train_all(plan):
-            return code
+    results = args.results or plan.output / "results"
+    if args.quick and not args.collect_only and (code := _synthesize(plan.data)):
+        return code
+    if not same_images(plan.data, results):
+        _parser().error(f"--results {results}: holds runs on other images than {plan.data}; name another folder")
+    if not args.collect_only and (code := _train_all(plan)):
+        return code
     if not any(finished(folder) for *_, folder in plan.runs):
         _parser().error(
             f"--output {plan.output}: none of {', '.join(plan.models)} is finished there; nothing to collect"
         )
-    results = args.results or plan.output / "results"
     collect(plan.data, [folder for *_, folder in plan.runs], results)
     return _report(results, plan.output, args.quick)
 

@@ -180,6 +180,7 @@ def _rates(photos: list[bytes], place: str | None) -> dict[str, object]:
     from timm_landmark.data.pool import run_jobs
     from timm_landmark.data.sources import Location
     from timm_landmark.data.store import StorePhoto
+    from timm_landmark.data.workfolder import WorkFolder
 
     with tempfile.TemporaryDirectory(dir=place) as folder:
         root = Path(folder)
@@ -192,13 +193,17 @@ def _rates(photos: list[bytes], place: str | None) -> dict[str, object]:
                 encode_jpeg(resize(decode_rgb((root / f"{index}.jpg").read_bytes()), 256))
 
         def pool(staff: int) -> None:
-            images = root / f"round-{next(rounds)}"  # never one emptied: ext4 is slow to make files where many went
-            images.mkdir()
-            store = StorePhoto(images, root / "journal.jsonl", 256, "squash", 100_000_000)
+            work = WorkFolder(root / f"round-{next(rounds)}")  # a new one: ext4 is slow to make files where many went
+            work.images.mkdir(parents=True)
+            store = StorePhoto(work.images, 256, "squash", 100_000_000)
             jobs = [(str(index), Location(folder, f"{index}.jpg")) for index in range(_COUNT)]
-            records = list(run_jobs(store, jobs, staff, lambda job, how: sys.exit(f"a worker died: {how}")))
-            if len(records) != _COUNT or any("stored" not in record for record in records):
+            for record in run_jobs(store, jobs, staff, blame, blame):
+                work.keep(record)
+            if len(work.read_journal()[0]) != _COUNT:
                 sys.exit("a photo was not stored")
+
+        def blame(job: tuple[str, Location], how: object) -> None:
+            sys.exit(f"photo {job[0]}: {how}")
 
         rates: dict[str, list[float]] = {"bare_loop": [], "one_worker": [], "two_workers": []}
         for _ in range(5):  # in turn, so that a slow moment of the machine meets all three

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from timm_landmark.data.check import stored_name, write_sums
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
-from timm_landmark.files import sha256_file, write_json
+from timm_landmark.files import write_json
 
 COUNTS = {"train": 6, "validation": 2, "test": 3}
 
@@ -59,7 +59,7 @@ def small_dataset(data: Path, classes: int = 3, form: str = "folder") -> tuple[l
             path = data / stored_name(row)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(images[row.image_id])
-    digest = sha256_file(data / "manifest.csv")
-    write_json(data / "dataset.json", {"release": "GLDv2", "version": "0", "seed": 0, "digest": digest})
+    info = {"release": "GLDv2", "version": "0", "seed": 0, "digest": data_digest(data)}
+    write_json(data / "dataset.json", info)
     write_sums(data)
     return manifest, images

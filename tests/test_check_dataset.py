@@ -5,6 +5,7 @@ import pytest
 from data_helpers import small_dataset
 
 from timm_landmark.data.check import check_dataset, read_sums, stored_name, write_sums
+from timm_landmark.data.layout import data_digest
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file
 
@@ -92,6 +93,26 @@ def edit(data, name, old, new):
 def test_inconsistent_tables_are_named(data, name, old, new, said):
     edit(data, name, old, new)
     assert any(said in problem for problem in check_dataset(data))
+
+
+@pytest.mark.parametrize("column", range(5))
+def test_the_digest_covers_every_column_but_the_source(data, column):
+    manifest, digest = data / "manifest.csv", data_digest(data)
+    lines = [line.split(",") for line in manifest.read_text().splitlines()]
+    lines[3][column] += "0"
+    manifest.write_text("".join(",".join(line) + "\n" for line in lines))
+    assert data_digest(data) != digest
+    lines[3][column] = lines[3][column][:-1]
+    lines[3][5] = "elsewhere"
+    manifest.write_text("".join(",".join(line) + "\n" for line in lines))
+    assert data_digest(data) == digest
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"image_id,landmark_id\n"])
+def test_a_manifest_that_cannot_be_read_is_named(data, content):
+    (data / "manifest.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.csv"):
+        data_digest(data)
 
 
 def test_duplicates_and_rejects_in_the_manifest_are_named(data):

@@ -85,7 +85,7 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     ("change", "told"),
     [
         ({"finished": False}, "is not finished"),
-        ({"data_digest": "0" * 64}, "was trained on another data set"),
+        ({"data_digest": "0" * 64}, "was tested on another data set than it was trained on"),
         ({"init_from": "model.safetensors"}, "did not start from random weights"),
     ],
 )
@@ -98,6 +98,55 @@ def test_collect_only_leaves_out_what_is_not_comparable(change, told, out, tmp_p
     assert compare.main([*words, "--collect-only", "--results", str(tmp_path / "photos")]) == 0
     assert list(comparison.load(tmp_path / "photos").runs) == ["test_resnet"]
     assert f"test_vit2-s0 {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("classes.csv", ",12,6,6", ",13,5,6"),
+        ("predictions-test.csv", "\n1", "\n0"),
+        ("predictions-test.csv", ",0000,", ",0001,"),
+    ],
+)
+def test_a_run_on_other_images_is_left_out(name, old, new, out, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(out / "out" / "runs", runs)
+    text = (runs / "test_vit2-s0" / name).read_text()
+    assert old in text
+    (runs / "test_vit2-s0" / name).write_text(text.replace(old, new, 1))
+    collect.collect(out / "data", [runs / f"{model}-s0" for model in MODELS], tmp_path / "results")
+    assert list(comparison.load(tmp_path / "results").runs) == ["test_resnet"]
+    assert "test_vit2-s0 was trained on another data set" in capsys.readouterr().out
+
+
+def test_the_same_images_under_another_digest_stand_beside_each_other(out, tmp_path, capsys):
+    """As with results committed before, or photos packed anew: what is recorded there stays as it is."""
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    shutil.copytree(out / "out" / "results", results)
+    shutil.copytree(out / "out" / "runs", runs)
+    info = (runs / "test_vit2-s0" / "run.json").read_text()
+    digest = json.loads(info)["data_digest"]
+    (runs / "test_vit2-s0" / "run.json").write_text(info.replace(digest, "0" * 64))
+    (results / "dataset.json").write_text('{"digest": "of old"}')
+    shutil.rmtree(results / "test_vit2-s0")
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    words = ["--data", str(out / "data"), "--output", str(tmp_path), "--models", "test_vit2", "--collect-only"]
+    assert compare.main([*words, "--results", str(results)]) == 0
+    assert list(comparison.load(results).runs) == MODELS
+    assert json.loads((results / "test_vit2-s0" / "run.json").read_text())["data_digest"] == "0" * 64
+    assert all(path.read_bytes() == content for path, content in before.items() if path.suffix in (".csv", ".json"))
+
+
+def test_results_of_other_images_are_refused_before_anything_is_trained(out, tmp_path, capsys):
+    results = shutil.copytree(out / "out" / "results", tmp_path / "results")
+    text = (results / "images.csv").read_text()
+    (results / "images.csv").write_text(text.replace(",train\n", ",validation\n", 1))
+    words = ["--data", str(out / "data"), "--output", str(tmp_path / "new"), "--models", "test_vit2"]
+    with pytest.raises(SystemExit) as stop:
+        compare.main([*words, "--results", str(results)])
+    assert stop.value.code == 2
+    assert f"--results {results}: holds runs on other images" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
@@ -141,3 +190,4 @@ def test_paths_are_cut_everywhere():
     cut = collect.without_paths(value, {"/data/set": "DATA"})
     assert cut == {"a": "DATA", "b": ["DATA/class_map.txt", "train.py", "sgd"], "c": 1, "d": None}
     assert collect.without_paths("../photos/DATA/x", {"../photos/DATA": "DATA"}) == "DATA/x"
+    assert collect.without_paths("my\\set\\a\\b.txt", {"my\\set": "DATA"}) == "DATA/a/b.txt"

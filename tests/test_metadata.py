@@ -1,10 +1,12 @@
 """Metadata of every release, with what real copies of it hold; and what is selected from it."""
 
 import gzip
+import pathlib
 import random
 
 import pytest
 
+from timm_landmark.data import metadata as metadata_module
 from timm_landmark.data.metadata import read_folders, read_metadata
 from timm_landmark.data.selection import select
 from timm_landmark.data.split import drawn_count
@@ -176,3 +178,13 @@ def test_own_csv_labels_are_taken_as_they_are_and_paths_stay_below_the_folder(tm
     for path in ("/home/me/1.jpg", "../1.jpg", "x/../../1.jpg"):
         with pytest.raises(UserError, match="not below --images"):
             read_metadata(write(tmp_path / "t.csv", f"path,label\n{path},a\n"))
+
+
+@pytest.mark.parametrize("path", ["C:\\photos\\1.jpg", "C:1.jpg", "\\1.jpg", "..\\1.jpg", "\\\\host\\share\\1.jpg"])
+def test_own_csv_on_windows_writes_forward_slashes_and_stays_below_the_folder(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(metadata_module, "PurePath", pathlib.PureWindowsPath)
+    rows = "path,label\n.\\x\\1.jpg,a\nx/y\\2.jpg,b\n"
+    metadata = read_metadata(write(tmp_path / "t.csv", rows))
+    assert sorted(metadata.paths.values()) == ["x/1.jpg", "x/y/2.jpg"]
+    with pytest.raises(UserError, match="not below --images"):
+        read_metadata(write(tmp_path / "t.csv", f"path,label\n{path},a\n"))

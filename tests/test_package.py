@@ -85,6 +85,29 @@ def test_timms_private_modules_are_not_imported():
     assert not found
 
 
+def test_no_module_needs_another_system_than_windows():
+    """Each module of the package, imported where what only Unix has cannot be."""
+    code = """
+import builtins, importlib, pkgutil, sys
+unix = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
+real = builtins.__import__
+def without_unix(name, globals=None, locals=None, fromlist=(), level=0):
+    importer = (globals or {}).get("__name__", "")
+    if importer.startswith("timm_landmark") and name.partition(".")[0] in unix:
+        raise ModuleNotFoundError(f"No module named {name!r}, which {importer} imports")
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = without_unix
+import timm_landmark, timm_landmark_cli
+names = [module.name for module in pkgutil.walk_packages(timm_landmark.__path__, "timm_landmark.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+    assert int(done.stdout) == len(list((ROOT / "timm_landmark").rglob("*.py"))) - 1
+
+
 # the wheel
 
 

@@ -25,7 +25,7 @@ from prepare_helpers import (
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.data.layout import read_info
+from timm_landmark.data.layout import data_digest, read_info
 
 
 def prepare(*arguments: str) -> int:
@@ -90,6 +90,24 @@ def test_shards_have_the_same_manifest_and_digest(source, data, tmp_path):
     assert read_info(tmp_path / "data")["digest"] == read_info(data)["digest"]
     assert (tmp_path / "data/_info.json").exists() and not (tmp_path / "data/train").exists()
     assert check_dataset(tmp_path / "data") == []
+
+
+def test_the_digest_does_not_tell_where_the_photos_lay(source, data, tmp_path, monkeypatch):
+    """From the folder above, from a flat folder, from a tar: another ``source`` in the manifest, one digest."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = {path.stem: path.read_bytes() for path in source[1].rglob("*.jpg")}
+    (tmp_path / "flat").mkdir()
+    for name, content in images.items():
+        (tmp_path / "flat" / f"{name}.jpg").write_bytes(content)
+    for place in (source[1].parent, tmp_path / "flat"):
+        output = tmp_path / f"from {place.name}"
+        assert prepare(*command(source[0], place, output)) == 0
+        assert (output / "manifest.csv").read_bytes() != (data / "manifest.csv").read_bytes()
+        assert read_info(output)["digest"] == read_info(data)["digest"]
+        assert check_dataset(output) == []
+    without = [line.rpartition(",")[0] for line in (data / "manifest.csv").read_text().splitlines()]
+    by_hand = hashlib.sha256("".join(f"{line}\n" for line in without).encode()).hexdigest()
+    assert read_info(data)["digest"] == data_digest(data) == by_hand
 
 
 def test_more_photos_of_one_class_do_not_reshuffle_another(source, data, tmp_path):
@@ -162,6 +180,74 @@ def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path,
     assert victim.stem in capfd.readouterr().err and not (tmp_path / "data/dataset.json").exists()
     victim.write_bytes(content)
     assert prepare(*command(source[0], folder, tmp_path / "data", "--strict")) == 0
+
+
+def test_strict_reads_a_mended_photo_again(source, tmp_path, capfd):
+    """Also where the earlier run had come to the end of its photos."""
+    folder = shutil.copytree(source[1], tmp_path / "train")
+    first, second = sorted(folder.rglob("*.jpg"))[:2]
+    whole = {path: path.read_bytes() for path in (first, second)}
+    for path in whole:
+        path.write_bytes(whole[path][:200])
+    arguments = command(source[0], folder, tmp_path / "data", "--strict")
+    assert prepare(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "2 photos rejected" in error and first.stem in error and second.stem in error
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.jpg")}
+    first.write_bytes(whole[first])
+    assert prepare(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "1 photos rejected" in error and first.stem not in error and f"{second.stem}: " in error
+    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "read again though it was stored"
+    second.write_bytes(whole[second])
+    assert prepare(*arguments) == 0
+    assert read_csv(tmp_path / "data/rejects.csv") == []
+
+
+def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, monkeypatch):
+    from timm_landmark.data import place
+
+    folder = shutil.copytree(source[1], tmp_path / "train")
+    victim = next(folder.rglob("*.jpg"))
+    content = victim.read_bytes()
+    victim.write_bytes(b"")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "_write_sheets", killed)
+        assert prepare(*command(source[0], folder, tmp_path / "data")) == 130
+    victim.write_bytes(content)
+    assert prepare(*command(source[0], folder, tmp_path / "data")) == 0
+    assert read_csv(tmp_path / "data/rejects.csv") == []
+
+
+def test_names_with_line_breaks_do_not_break_the_tables(source, tmp_path):
+    """A category may hide one as %0D, an author's name hold one: every table is read back at the end."""
+    csv = shutil.copy(source[0], tmp_path / "train.csv")
+    (tmp_path / "train_label_to_category.csv").write_text(
+        "landmark_id,category\n100,Category:Two%0Dlines\n101,Category:Two%0Alines_%00\n102,Category:%22A%22%2C_b\n"
+    )
+    author = '"some\rone"'
+    rows = "".join(f"{row['id']},u,{author},CC BY 4.0,t\n" for row in read_csv(source[0]))
+    (tmp_path / "train_attribution.csv").write_text(f"id,url,author,license,title\n{rows}", newline="")
+    assert prepare(*command(csv, source[1], tmp_path / "data")) == 0
+    names = {row["landmark_id"]: row["name"] for row in read_csv(tmp_path / "data/classes.csv")}
+    assert names == {"100": "Two lines", "101": "Two lines", "102": '"A", b', "103": ""}
+    assert {row["author"] for row in read_csv(tmp_path / "data/attribution.csv")} == {"some\rone"}
+    assert check_dataset(tmp_path / "data") == []
+
+
+def test_a_label_with_a_line_break_is_read_back(tmp_path):
+    for index in range(16):
+        path = tmp_path / "photos" / ("Old\rMill" if index % 2 else "Tower") / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(scene(index)))
+    assert prepare("--images", str(tmp_path / "photos"), "--output", str(tmp_path / "data")) == 0
+    assert {row["name"] for row in read_csv(tmp_path / "data/classes.csv")} == {"Old Mill", "Tower"}
+    assert any(row["source"].startswith("Old\rMill/") for row in read_csv(tmp_path / "data/manifest.csv"))
+    assert check_dataset(tmp_path / "data") == []
 
 
 def test_dry_run_tells_and_writes_nothing(source, tmp_path, capfd):
@@ -286,4 +372,4 @@ def test_as_a_process_it_prints_the_sums(source, tmp_path):
     result = run_prepare(*command(*source, tmp_path / "data"))
     assert result.returncode == 0 and "4 classes, 48 photos (train 36, validation 8, test 4)" in result.stdout
     assert "rejected: none" in result.stdout
-    assert hashlib.sha256((tmp_path / "data/manifest.csv").read_bytes()).hexdigest() in result.stdout
+    assert f"digest {data_digest(tmp_path / 'data')};" in result.stdout

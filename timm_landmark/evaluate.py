@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from timm_landmark import train_checks as checks
-from timm_landmark.data.layout import SPLITS, ClassRow
+from timm_landmark.data.layout import SPLITS, ClassRow, data_digest
 from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_atomic
+from timm_landmark.files import write_atomic
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
 
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         "split": options.split,
         "checkpoint": run.checkpoint.name,
         "epoch": checkpoint_epoch(run.checkpoint),
-        "data_digest": sha256_file(data / "manifest.csv"),
+        "data_digest": data_digest(data),
         **result,
     }
     write_atomic(run.path / f"predictions-{options.split}.csv", render_predictions(predictions))

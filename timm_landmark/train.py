@@ -10,9 +10,8 @@ from typing import Any
 
 from timm_landmark import init_from
 from timm_landmark import train_checks as checks
-from timm_landmark.data.layout import ClassRow, write_rows
+from timm_landmark.data.layout import ClassRow, data_digest, write_rows
 from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file
 from timm_landmark.machine import machine_info
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 
@@ -111,7 +110,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         "img_size": args.img_size,
         "epochs": args.epochs,
         "rate_rule": "paper" if paper else f"timm {args.sched}",
-        "data_digest": sha256_file(own.data / "manifest.csv"),
+        "data_digest": data_digest(own.data),
         "num_classes": len(classes),
         "global_batch": args.batch_size,
         "processes": processes,

@@ -1,13 +1,12 @@
 """What goes with a data set that is passed on: attribution.csv, and a data card for people."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import median
 
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, read_info, read_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, csv_line, read_info, read_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
 
@@ -65,12 +64,8 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
                     found.setdefault(row[0], list(row))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read {source}: {error}") from None
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for key in sorted(found):
-        writer.writerow([(field or b"").decode("utf-8", "replace") for field in found[key]])
-    write_atomic(data / ATTRIBUTION, buffer.getvalue())
+    rows = ([(field or b"").decode("utf-8", "replace") for field in found[key]] for key in sorted(found))
+    write_atomic(data / ATTRIBUTION, "".join(map(csv_line, [_COLUMNS, *rows])))
     return len(ids) - len(found)
 
 

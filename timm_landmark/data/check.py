@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, read_info, read_rows
+from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, read_info, read_rows
 from timm_landmark.data.shards import read_shard, read_shard_info, sample_key
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
@@ -115,7 +115,7 @@ def check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
 def _check_tables(
     data: Path, info: Mapping, classes: list[ClassRow], manifest: list[ManifestRow], rejects: list[RejectRow]
 ) -> Iterable[str]:
-    if info.get("digest") != sha256_file(data / FILES[ManifestRow]):
+    if info.get("digest") != data_digest(data):
         yield f"dataset.json: the digest is not that of {FILES[ManifestRow]}"
     ids = [row.image_id for row in manifest]
     if ids != sorted(ids):
@@ -126,7 +126,9 @@ def _check_tables(
     for name in sorted(set(ids) & {row.image_id for row in rejects}):
         yield f"{FILES[RejectRow]}: image {name} is in {FILES[ManifestRow]} too"
     folders = {row.folder: row for row in classes}
-    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text().split() != list(folders):
+    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text(encoding="utf-8").split() != list(
+        folders
+    ):
         yield "class_map.txt: not the classes of classes.csv in their order"
     for row in manifest:
         if row.split not in SPLITS or row.folder not in folders:

@@ -1,8 +1,9 @@
 """Google Landmarks v2 from its official address: the csv files, and the images one shard after the other.
 
 A file is fetched into ``NAME.part`` with HTTP ranges, compared with its md5 and only then given its name, so that an
-interruption costs at most one piece and wrong bytes are never read. 500 shards of a gigabyte are never on the disk at
-once: each is deleted when its selected photos are kept.
+interruption costs at most one piece and wrong bytes are never read. The csv files have no md5: ``NAME.from`` holds the
+address of a part and the server's ETag or date, and a part is completed only from the same state of the same file. 500
+shards of a gigabyte are never on the disk at once: each is deleted when its selected photos are kept.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -72,13 +73,17 @@ def fetch(url: str, target: Path, md5: str | None = None, retry: Retry | None = 
     retry = retry or Retry()
     if target.exists():
         return target
-    part = target.with_name(target.name + ".part")
+    part, origin = target.with_name(target.name + ".part"), target.with_name(target.name + ".from")
+    begun_at, validator = _read_origin(origin)
+    if md5 is None and not (begun_at == url and validator):
+        part.unlink(missing_ok=True)
     failures, longest = 0, _size(part)
     while True:
         try:
-            _attempt(url, part, retry.timeout)
+            _attempt(url, part, origin, retry.timeout)
             _verify(part, md5)
             os.replace(part, target)
+            origin.unlink(missing_ok=True)
             return target
         except _Attempt as error:
             failures = 1 if _size(part) > longest else failures + 1
@@ -93,14 +98,16 @@ def fetch(url: str, target: Path, md5: str | None = None, retry: Retry | None = 
             time.sleep(wait)
 
 
-def fetch_metadata(folder: Path, base_url: str = BASE_URL, retry: Retry | None = None) -> dict[str, Path]:
+def fetch_metadata(
+    folder: Path, base_url: str = BASE_URL, retry: Retry | None = None, names: Sequence[str] = METADATA
+) -> dict[str, Path]:
     """Downloads the official csv files of the train set (about 1.6 GB, most of it attribution) into ``folder``.
 
     Returns:
         File name -> path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: fetch(f"{base_url}/metadata/{name}", folder / name, retry=retry) for name in METADATA}
+    return {name: fetch(f"{base_url}/metadata/{name}", folder / name, retry=retry) for name in names}
 
 
 def fetch_md5(index: int, folder: Path, base_url: str = BASE_URL, retry: Retry | None = None) -> str:
@@ -120,6 +127,7 @@ def fetch_md5(index: int, folder: Path, base_url: str = BASE_URL, retry: Retry |
 
 def fetch_shards(
     folder: Path,
+    record: Path,
     base_url: str = BASE_URL,
     keep: bool = False,
     shards: int = SHARDS,
@@ -127,11 +135,12 @@ def fetch_shards(
 ) -> Iterator[Path]:
     """Yields the train shards in order, each verified against its md5, and deletes each when the next is asked for.
 
-    Asking for the next says that the selected photos of the last one are safely stored: its number then goes to
-    ``done.txt`` in ``folder``, and no later run fetches it again. A shard whose use was interrupted is yielded again.
+    Asking for the next says that the selected photos of the last one are safely stored: its name then goes to
+    ``record``, and no later run fetches it again. A shard whose use was interrupted is yielded again.
 
     Args:
         folder: Where shards are while they are needed; made if missing.
+        record: File with a line for each shard that is done; it must live and die with the stored photos.
         base_url: Address that holds ``train/images_NNN.tar`` and ``md5sum/train/md5.images_NNN.txt``.
         keep: Keep the shards (``--keep-shards``); kept ones are yielded again by later runs, without a download.
         shards: How many there are.
@@ -141,8 +150,7 @@ def fetch_shards(
         UserError: If a shard cannot be had, or fewer bytes are free on the disk than it needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "done.txt"
-    done = set(record.read_text().split()) if record.exists() else set()
+    done = set(record.read_text(encoding="utf-8").split()) if record.exists() else set()
     for index in range(shards):
         name = f"images_{index:03d}.tar"
         if name in done and not (folder / name).exists():
@@ -169,14 +177,37 @@ def _verify_kept(path: Path, md5: str) -> None:
         path.unlink()
 
 
-def _attempt(url: str, part: Path, timeout: float) -> None:
+def _read_origin(origin: Path) -> tuple[str, str]:
+    """Address of the file that a part is of, and what tells its state: ETag or date, empty where none was sent."""
+    if not origin.exists():
+        return "", ""
+    url, _, validator = origin.read_text(encoding="utf-8").partition("\n")
+    return url, validator
+
+
+def _validator(answer: http.client.HTTPResponse) -> str:
+    """What If-Range takes: a strong ETag, else the date of the last change, else nothing."""
+    tag = answer.headers.get("ETag") or ""
+    return tag if tag.startswith('"') else answer.headers.get("Last-Modified") or ""
+
+
+def _attempt(url: str, part: Path, origin: Path, timeout: float) -> None:
     """One request for what is still missing; on return ``part`` has the length that the server states."""
     have = _size(part)
-    headers = {"User-Agent": "timm-landmark"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"User-Agent": "timm-landmark"}
+    if have:
+        _, validator = _read_origin(origin)
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
     try:
         request = urllib.request.Request(url, headers=headers)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             start, total = _span(answer, have)
+            if start == 0:
+                part.unlink(missing_ok=True)  # first: old bytes must never stand beside a new origin
+                write_atomic(origin, f"{url}\n{_validator(answer)}")
+            elif validator and _validator(answer) not in ("", validator):
+                part.unlink()
+                raise _Attempt("the file has changed on the server; starting anew")
             _receive(answer, part, start, total, Path(url).name)
     except urllib.error.HTTPError as error:
         _http_error(url, part, have, error)
@@ -206,7 +237,7 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, total: in
             "and repeat the command to go on"
         )
     with (
-        open(part, "r+b" if part.exists() else "wb") as file,
+        open(part, "r+b" if start else "wb") as file,
         tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, disable=None, leave=False) as bar,
     ):
         file.truncate(start)

@@ -5,13 +5,14 @@ DATA/classes.csv     class,landmark_id,name,train,validation,test   (class index
 DATA/class_map.txt   one class folder a line (timm's --class-map)
 DATA/manifest.csv    image_id,landmark_id,class,split,sha256,source (sorted by image_id)
 DATA/rejects.csv     image_id,landmark_id,reason
-DATA/dataset.json    source release, arguments, seed, counts, digest of the manifest, version
+DATA/dataset.json    source release, arguments, seed, counts, digest (see ``data_digest``), version
 """
 
 import csv
-import io
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,7 @@ class RejectRow:
 
 
 Row = TypeVar("Row", ClassRow, ManifestRow, RejectRow)
+_QUOTED = re.compile(r'[,"\r\n]')
 FILES = {ClassRow: "classes.csv", ManifestRow: "manifest.csv", RejectRow: "rejects.csv"}
 
 
@@ -70,11 +72,14 @@ def folder_name(index: int, classes: int) -> str:
 
 def render_rows(row_type: type[Row], rows: Iterable[Row]) -> str:
     """The CSV text of one of the data set's tables, with LF line ends."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_columns(row_type))
-    writer.writerows(astuple(row) for row in rows)
-    return buffer.getvalue()
+    return "".join(map(csv_line, [_columns(row_type), *map(astuple, rows)]))
+
+
+def csv_line(fields: Iterable[object]) -> str:
+    """One line of CSV, ended by LF; a lone CR is quoted too, which ``csv.writer`` leaves bare and no reader takes."""
+    texts = ["" if field is None else str(field) for field in fields]
+    doubled = ((text, text.replace('"', '""')) for text in texts)
+    return ",".join(f'"{quoted}"' if _QUOTED.search(text) else text for text, quoted in doubled) + "\n"
 
 
 def write_rows(data: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
@@ -86,25 +91,47 @@ def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
     """Reads classes.csv, manifest.csv or rejects.csv of a prepared data set.
 
     Raises:
-        UserError: If the file is missing or its columns are not the format's.
+        UserError: If the file is missing or cannot be read, or its columns are not the format's.
     """
+    try:
+        return [_parse(row_type, line) for line in _lines(data, row_type)]
+    except (TypeError, ValueError) as error:
+        columns = ",".join(_columns(row_type))
+        raise UserError(f"{data / FILES[row_type]}: a line does not fit the columns {columns} ({error})") from None
+
+
+def data_digest(data: Path) -> str:
+    """Hex SHA-256 that names a prepared data set: its images' ids, labels, classes, splits and source bytes.
+
+    It is that of manifest.csv without its last column, ``source``: the same photos give the same digest wherever they
+    lay when they were read. (``cut -d, -f1-5 manifest.csv | sha256sum``, where no id is quoted.)
+
+    Raises:
+        UserError: As ``read_rows``.
+    """
+    digest = hashlib.sha256(csv_line(_columns(ManifestRow)[:-1]).encode())
+    for line in _lines(data, ManifestRow):  # one at a time: there may be millions
+        digest.update(csv_line(line[:-1]).encode())
+    return digest.hexdigest()
+
+
+def _lines(data: Path, row_type: type) -> Iterator[list[str]]:
+    """A table's lines as text, below its header."""
     path = data / FILES[row_type]
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            lines = list(reader)
+            if header != _columns(row_type):
+                raise UserError(f"{path}: columns {','.join(header)}, expected {','.join(_columns(row_type))}")
+            yield from reader
     except FileNotFoundError:
         raise UserError(
             f"{data} is not a prepared data set ({path.name} is missing); make one with `timm-landmark prepare` or "
             "`timm-landmark synthesize`"
         ) from None
-    if header != _columns(row_type):
-        raise UserError(f"{path}: columns {','.join(header)}, expected {','.join(_columns(row_type))}")
-    try:
-        return [_parse(row_type, line) for line in lines]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: a line does not fit the columns {','.join(header)} ({error})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or make it anew") from None
 
 
 def _parse(row_type: type[Row], line: Sequence[str]) -> Row:

@@ -8,9 +8,10 @@ Layouts known, told by their columns: ``id,url,landmark_id`` (GLDv1 and GLDv2), 
 import csv
 import gzip
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -25,7 +26,7 @@ LAYOUTS = {
 # The last line's formats are not read: such files are taken for photos, so that each is rejected with its reason.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
 PHOTO_SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
-NAMES = "train_label_to_category.csv"
+NAMES, ATTRIBUTION = "train_label_to_category.csv", "train_attribution.csv"  # beside the metadata
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Metadata:
         contradictory: Image id -> landmark ids, for ids that stand under several labels (not in ``ids``).
         unlabelled: Rows without an id or a label.
         repeated: Rows that say what another row says.
+        attribution: The file of that name beside the metadata, if there.
     """
 
     release: str
@@ -53,6 +55,7 @@ class Metadata:
     contradictory: dict[str, list[str]] = field(default_factory=dict)
     unlabelled: int = 0
     repeated: int = 0
+    attribution: Path | None = None
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -88,8 +91,12 @@ def read_metadata(path: Path) -> Metadata:
     if columns == ("id", "url", "landmark_id"):
         release = _v1_or_v2(example, bool(names))
     if columns == ("path", "label"):
-        return _own(_relative(path, ids.to_pylist()), labels.to_pylist(), release)
-    return _settle(ids, labels, release, names)
+        metadata = _own(_relative(path, ids.to_pylist()), labels.to_pylist(), release)
+    else:
+        metadata = _settle(ids, labels, release, names)
+    beside = path.with_name(ATTRIBUTION)
+    metadata.attribution = beside if beside.exists() else None
+    return metadata
 
 
 def read_folders(root: Path) -> Metadata:
@@ -121,16 +128,21 @@ def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
     ids = [hashlib.sha256(path.encode()).hexdigest()[:16] if path else None for path in paths]
     safe = [label and label.replace("%", "%25").replace(" ", "%20").replace("\n", "%0A") for label in labels]
     columns = pa.array(ids, pa.string()), pa.array(safe, pa.string())
-    metadata = _settle(*columns, release, {key: name for key, name in zip(safe, labels, strict=True) if key})
+    metadata = _settle(*columns, release, {key: _one_line(name) for key, name in zip(safe, labels, strict=True) if key})
     metadata.paths = dict(zip(ids, paths, strict=True))
     return metadata
 
 
+def _one_line(name: str) -> str:
+    """A name without control characters and line breaks, which a category may hide as ``%0D``."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", name).strip()
+
+
 def _relative(metadata: Path, paths: list[str | None]) -> list[str]:
     """The paths of an own csv, each file by one name, below --images: the manifest tells no path of a machine."""
-    below = [posixpath.normpath(path) if path else "" for path in paths]
+    below = [posixpath.normpath(PurePath(path).as_posix()) if path else "" for path in paths]
     for path, name in zip(paths, below, strict=True):
-        if name.startswith("/") or name == ".." or name.startswith("../"):
+        if PurePath(name).anchor or name == ".." or name.startswith("../"):
             raise UserError(f"--metadata {metadata}: the path {path!r} is not below --images; make it relative to that")
     return below
 
@@ -262,7 +274,9 @@ def _read_names(path: Path) -> dict[str, str]:
             if missing := {"landmark_id", "category"} - set(reader.fieldnames or ()):
                 raise UserError(f"{path}: no column {', '.join(sorted(missing))}; its header is {reader.fieldnames}")
             return {
-                row["landmark_id"]: unquote(row["category"] or "").rpartition("Category:")[2].replace("_", " ").strip()
+                row["landmark_id"]: _one_line(
+                    unquote(row["category"] or "").rpartition("Category:")[2].replace("_", " ")
+                )
                 for row in reader
             }
     except (OSError, UnicodeDecodeError, csv.Error) as error:

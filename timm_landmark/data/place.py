@@ -2,9 +2,9 @@
 
 import argparse
 import os
-import shutil
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from timm_landmark.data.card import ATTRIBUTION, write_attribution, write_card
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.grouping import crossing_groups, describe_groups, group_images
 from timm_landmark.data.images import decoder_version
-from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.prepare import command_line, download_folder, options_of, reject_sums
+from timm_landmark.data.prepare import command_line, options_of
 from timm_landmark.data.selection import Selection
 from timm_landmark.data.shards import plan_shards, shard_holds, write_shard, write_shard_info
 from timm_landmark.data.sheets import class_sheet, reject_sheet
 from timm_landmark.data.split import image_groups, split_class
 from timm_landmark.data.workfolder import WorkFolder
 from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_atomic, write_json
+from timm_landmark.files import write_atomic, write_json
 
 Records = dict[str, dict[str, Any]]
 
@@ -56,7 +56,7 @@ def place(
         listed = "; ".join(f"{row.image_id}: {row.reason}" for row in rejects[:3])
         raise UserError(f"--strict: {len(rejects)} photos rejected ({listed}); mend them or leave --strict out")
     if len(classes) < 2:
-        sums = _in_words(reject_sums(row.reason for row in rejects))
+        sums = _in_words(_reject_sums(row.reason for row in rejects))
         raise UserError(f"{len(classes)} class(es) left after rejects ({sums}); check --images and --min-per-class")
     rejects.sort(key=lambda row: (row.image_id, row.reason))
     stored = _place_pictures(args, work, manifest, classes)
@@ -80,7 +80,7 @@ def place(
         "counts": {
             "classes": len(classes),
             "images": counts,
-            "rejects": reject_sums(row.reason for row in rejects),
+            "rejects": _reject_sums(row.reason for row in rejects),
             "metadata_rows_without_label": metadata.unlabelled,
             "metadata_rows_repeated": metadata.repeated,
         },
@@ -89,16 +89,14 @@ def place(
             "groups_torn_by_a_random_split": torn,
             "images_in_those_groups": torn_images,
         },
-        "digest": sha256_file(work.data / FILES[ManifestRow]),
+        "digest": data_digest(work.data),
     }
-    without = _attribute(args, work.data, manifest)
+    without = _attribute(args.attribution or metadata.attribution, work.data, manifest)
     write_json(work.data / "dataset.json", info)
     write_card(work.data, command_line(args), _facts(args, info))
     work.finish()
     known = {stored_name(row): records[row.image_id]["stored"] for row in manifest} if args.format == "folder" else None
     write_sums(work.data, known)
-    if args.download and not args.keep_shards:
-        shutil.rmtree(download_folder(args), ignore_errors=True)
     return _summary(work.data, info, without, time.monotonic() - begun)
 
 
@@ -165,7 +163,7 @@ def _place_pictures(
     args: argparse.Namespace, work: WorkFolder, manifest: list[ManifestRow], classes: list[ClassRow]
 ) -> dict[str, Path]:
     """Moves every picture to its place, or packs the shards; returns where each picture can be read until the end."""
-    _, where = work.read_journal()
+    where = work.pictures()
     if args.format == "webdataset":
         index = {row.folder: number for number, row in enumerate(classes)}
         plan = plan_shards(manifest, args.seed)
@@ -207,11 +205,7 @@ def _write_sheets(
     reject_sheet(work.data / "rejects.png", groups, rejects, picture)
 
 
-def _attribute(args: argparse.Namespace, data: Path, manifest: list[ManifestRow]) -> int | None:
-    source = args.attribution
-    if source is None and args.metadata is not None:
-        beside = args.metadata.with_name("train_attribution.csv")
-        source = beside if beside.exists() else None
+def _attribute(source: Path | None, data: Path, manifest: list[ManifestRow]) -> int | None:
     if source is None:
         (data / ATTRIBUTION).unlink(missing_ok=True)
         return None
@@ -249,6 +243,11 @@ def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: flo
             f"{counts['metadata_rows_repeated']} that repeat an id",
         )
     return "\n".join(lines)
+
+
+def _reject_sums(reasons: Iterable[str]) -> dict[str, int]:
+    """How many rejects each kind of reason (the part before the colon) has, most frequent first."""
+    return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
 
 
 def _in_words(sums: dict[str, int]) -> str:

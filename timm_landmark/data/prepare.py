@@ -12,14 +12,21 @@ under two labels, are rejected under both.
 import argparse
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm_landmark.data.images import MAX_PIXELS
 from timm_landmark.errors import UserError
 from timm_landmark.machine import available_cores
+from timm_landmark.text import printable
+
+if TYPE_CHECKING:
+    from timm_landmark.data.metadata import Metadata
+    from timm_landmark.data.selection import Selection
+    from timm_landmark.data.workfolder import WorkFolder
+
+STALLED = 600.0  # seconds without an answer from a source or the disk, after which a run gives up
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=("folder", "webdataset"), default="folder")
     add("--attribution", type=Path, help="train_attribution.csv (default: the one beside the metadata, if there)")
     add("--strict", action="store_true", help="any rejected photo is an error")
-    add("--dry-run", action="store_true", help="print counts, a histogram and an estimate; write nothing")
+    add("--dry-run", action="store_true", help="print counts, a histogram and an estimate; leave OUTPUT alone")
     add("--download", action="store_true", help="fetch GLDv2's csv files and images, a shard at a time")
     add("--base-url", help="address of GLDv2 to download from (default: the official one)")
     add("--keep-shards", action="store_true", help="keep what --download fetched, in OUTPUT.download")
@@ -90,7 +97,6 @@ def main(argv: list[str]) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from timm_landmark.data import workfolder
-    from timm_landmark.data.check import SUMS, write_sums
     from timm_landmark.data.layout import read_info
     from timm_landmark.data.place import place
     from timm_landmark.data.sources import find_sources
@@ -104,25 +110,43 @@ def _run(args: argparse.Namespace) -> int:
         workfolder.refuse_difference(args.output, there, options | {"selection": there["selection"]}, "finished")
     elif not (args.output / workfolder.NAME).exists():
         workfolder.refuse_foreign(args.output)
-    metadata, selection = _select(args)
     if args.dry_run:
-        from timm_landmark.data.dry_run import describe
-
-        print(describe(args, metadata, selection))
-        return 0
-    options["selection"] = selection.digest()
+        return _dry_run(args)
     if finished:
-        workfolder.refuse_difference(args.output, there, options, "finished")
-        if not (args.output / SUMS).exists():
-            _remove_leftover(args.output)
-            write_sums(args.output)
-        print(f"{args.output} is finished already, with these options; nothing to do")
-        return 0
-    args.output.mkdir(parents=True, exist_ok=True)
-    with workfolder.WorkFolder(args.output, options) as work:
+        if args.metadata is not None or not args.download:  # the csv files of a release stay what they are
+            options["selection"] = _select(args)[1].digest()
+            workfolder.refuse_difference(args.output, there, options, "finished")
+        return _say_finished(args)
+    with workfolder.WorkFolder(args.output) as work:
+        metadata, selection = _select(args, _download_folder(args, work))
+        work.begin(options | {"selection": selection.digest()})
         begun = time.monotonic()
         records = _store_photos(args, metadata, selection, work)
         print(place(args, metadata, selection, work, records, begun))
+    return 0
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from timm_landmark.data.dry_run import describe
+
+    with TemporaryDirectory() as folder:
+        metadata, selection = _select(args, Path(folder))
+    print(describe(args, metadata, selection))
+    return 0
+
+
+def _say_finished(args: argparse.Namespace) -> int:
+    import shutil
+
+    from timm_landmark.data.check import SUMS, write_sums
+    from timm_landmark.data.workfolder import FINISHED
+
+    if not (args.output / SUMS).exists():  # killed in its last step
+        shutil.rmtree(args.output / FINISHED, ignore_errors=True)
+        write_sums(args.output)
+    print(f"{args.output} is finished already, with these options; nothing to do")
     return 0
 
 
@@ -135,16 +159,19 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _select(args: argparse.Namespace) -> tuple[Any, Any]:
+def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Metadata", "Selection"]:
+    """Reads the metadata, which --download fetches into ``folder``, and selects."""
     from timm_landmark.data.metadata import read_folders, read_metadata
     from timm_landmark.data.selection import select
 
-    if args.metadata is None and args.download:
-        from timm_landmark.data.download import fetch_metadata
+    path = args.metadata
+    if path is None and args.download:
+        from timm_landmark.data.download import METADATA, fetch_metadata
 
-        args.metadata = fetch_metadata(download_folder(args), **_base_url(args))["train.csv"]
-    if args.metadata is not None:
-        metadata = read_metadata(args.metadata)
+        names = METADATA[:2] if args.dry_run else METADATA  # attribution, the largest, is of no use to a dry run
+        path = fetch_metadata(folder, names=names, **_base_url(args))["train.csv"]
+    if path is not None:
+        metadata = read_metadata(path)
     elif len(args.images) == 1 and args.images[0].is_dir():
         metadata = read_folders(args.images[0])
     elif len(args.images) == 1 and not args.images[0].exists():
@@ -156,55 +183,66 @@ def _select(args: argparse.Namespace) -> tuple[Any, Any]:
     )
 
 
-def download_folder(args: argparse.Namespace) -> Path:
-    """Where --download works: beside the output, so that it is on the same disk and not part of the set."""
-    return args.output.with_name(args.output.name + ".download")
+def _download_folder(args: argparse.Namespace, work: "WorkFolder") -> Path:
+    """Where --download works: in the work folder, which goes when the set is finished, or beside the output."""
+    return args.output.with_name(args.output.name + ".download") if args.keep_shards else work.download
 
 
 def _base_url(args: argparse.Namespace) -> dict[str, str]:
     return {"base_url": args.base_url.rstrip("/")} if args.base_url else {}
 
 
-def _sources(args: argparse.Namespace) -> Iterator[Path]:
+def _sources(args: argparse.Namespace, work: "WorkFolder") -> Iterator[Path]:
     from timm_landmark.data.sources import find_sources
 
     yield from find_sources(args.images)
     if args.download:
         from timm_landmark.data.download import fetch_shards
 
-        yield from fetch_shards(download_folder(args) / "shards", keep=args.keep_shards, **_base_url(args))
+        folder = _download_folder(args, work) / "shards"
+        yield from fetch_shards(folder, work.shards, keep=args.keep_shards, **_base_url(args))
 
 
-def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work: Any) -> dict[str, dict[str, Any]]:
-    """Reads every photo of the selection once; what an earlier run did is not done again."""
+def _store_photos(
+    args: argparse.Namespace, metadata: "Metadata", selection: "Selection", work: "WorkFolder"
+) -> dict[str, dict[str, Any]]:
+    """Reads every photo of the selection; one that an earlier run stored is not read again, a rejected one is."""
     from tqdm import tqdm
 
+    from timm_landmark.data.names import unusable_ids
     from timm_landmark.data.pool import run_jobs
     from timm_landmark.data.sources import locate, verify_md5
     from timm_landmark.data.store import StorePhoto
-    from timm_landmark.data.workfolder import append
 
-    records, _ = work.read_journal()
+    records, rejected = work.read_journal()
+    done = work.read_shards()  # not fetched again, so what was rejected in them stays so
+    records |= {name: record for name, record in rejected.items() if record.get("archive") in done}
+    records |= {name: {"id": name, "reason": why} for name, why in unusable_ids(selection.landmark).items()}
     remaining = set(selection.landmark) - records.keys()
-    if not remaining:
-        return records
-    store = StorePhoto(work.images, work.journal, args.size, args.resize, args.max_pixels)
+    store = StorePhoto(work.images, args.size, args.resize, args.max_pixels)
 
     def died(job: tuple[str, Any], how: str) -> dict[str, Any]:
-        record = {"id": job[0], "reason": f"decoder died: {how}"}
-        append(work.journal, record)
-        return record
+        return {"id": job[0], "reason": f"decoder died: {how}"}
 
-    found = len(records)
-    with tqdm(total=len(selection.landmark), initial=found, desc="photos", unit="img", disable=None) as bar:
-        for source in _sources(args):
+    def stalled(job: tuple[str, Any], seconds: float) -> None:
+        where = f"--images {job[1].root} or --output {args.output}: no answer for {seconds:.0f} s"
+        if seconds > STALLED:
+            raise UserError(f"{where} at {printable(job[1].name)}; repeat the command to go on when they answer again")
+        print(f"{where}; waiting", file=sys.stderr)
+
+    found = len(records) + len(rejected)
+    with tqdm(total=len(selection.landmark), initial=len(records), desc="photos", unit="img", disable=None) as bar:
+        for source in _sources(args, work) if remaining else ():
             located = locate(source, remaining, metadata.paths)
             if located and source.suffix == ".tar" and source.is_file():
                 verify_md5(source)
             jobs = sorted(located.items(), key=lambda item: (item[1].offset, item[1].name))
-            for record in run_jobs(store, jobs, min(args.workers or available_cores(), len(jobs)), died, [work.lock]):
+            for record in run_jobs(store, jobs, min(args.workers or available_cores(), len(jobs)), died, stalled):
                 if "fatal" in record:
                     raise UserError(f"{record['fatal']} and repeat the command to go on")
+                if "reason" in record:
+                    record["archive"] = source.name
+                work.keep(record)
                 records[record["id"]] = record
                 remaining.discard(record["id"])
                 bar.update()
@@ -220,14 +258,6 @@ def _store_photos(args: argparse.Namespace, metadata: Any, selection: Any, work:
     return records
 
 
-def _remove_leftover(data: Path) -> None:
-    import shutil
-
-    from timm_landmark.data.workfolder import FINISHED
-
-    shutil.rmtree(data / FINISHED, ignore_errors=True)
-
-
 def command_line(args: argparse.Namespace) -> str:
     """The command that makes the set again, with file names in place of this machine's paths."""
     words = ["timm-landmark", "prepare"]
@@ -241,11 +271,6 @@ def command_line(args: argparse.Namespace) -> str:
             words.append(f"--{name.replace('_', '-')}")
             words += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
     return " ".join(words)
-
-
-def reject_sums(reasons: Iterable[str]) -> dict[str, int]:
-    """How many rejects each kind of reason (the part before the colon) has, most frequent first."""
-    return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
 
 
 def _number(text: str, kind: type, low: float, high: float, what: str) -> Any:

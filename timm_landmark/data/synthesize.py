@@ -19,9 +19,9 @@ from timm_landmark.data.landmark_forms import draw_look
 from timm_landmark.data.landmark_forms_tall import KINDS
 from timm_landmark.data.landmark_geometry import Model
 from timm_landmark.data.landmark_scene import render
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_json
+from timm_landmark.files import write_atomic, write_json
 from timm_landmark.train_checks import Parser
 
 RATIO = (6, 1, 1)
@@ -105,7 +105,7 @@ def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: i
                     progress.update()
         manifest.sort(key=lambda row: row.image_id)
         write_rows(work, ClassRow, [ClassRow(f, str(i), names[i], *parts) for i, f in enumerate(folders)])
-        (work / "class_map.txt").write_text("".join(f"{folder}\n" for folder in folders), encoding="utf-8")
+        write_atomic(work / "class_map.txt", "".join(f"{folder}\n" for folder in folders))
         write_rows(work, ManifestRow, manifest)
         write_rows(work, RejectRow, [])
         write_json(work / "dataset.json", _info(work, classes, images, size, seed))
@@ -178,7 +178,7 @@ def _info(data: Path, classes: int, images: int, size: int, seed: int) -> dict[s
         "size": size,
         "split": list(RATIO),
         "counts": {split: classes * count for split, count in zip(SPLITS, parts, strict=True)},
-        "digest": sha256_file(data / "manifest.csv"),
+        "digest": data_digest(data),
         "decoder": decoder_version(),
         "numpy": np.__version__,
         "version": __version__,

@@ -3,15 +3,20 @@
 state.json      the options and selection that the run was begun with
 journal.jsonl   a line for each photo read: its hashes, or why it was rejected
 images/         decoded photos by id, until they are placed by rename
+download/       csv files and the current shard of --download
+shards.txt      shards of --download whose selected photos are all in images/
 lock            held while a run is at work
 """
 
-import fcntl
+import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from timm_landmark.data.check import SUMS
 from timm_landmark.data.layout import FILES, SPLITS
@@ -26,49 +31,75 @@ OWN |= {"classes.png", "rejects.png", "_info.json"}
 class WorkFolder:
     """A begun data set; use as a context manager, which holds its lock."""
 
-    def __init__(self, data: Path, state: dict[str, Any]) -> None:
+    def __init__(self, data: Path) -> None:
         self.data = data
         self.path = data / NAME
         self.images = self.path / "images"
-        self.journal = self.path / "journal.jsonl"
-        self.state = state
-        self.lock = -1
+        self.download = self.path / "download"
+        self.shards = self.path / "shards.txt"
+        self._journal = self.path / "journal.jsonl"
+        self._state = self.path / "state.json"
+        self._lines: BinaryIO | None = None  # of the journal, open while it is added to
+        # Never a soft lock, a mere file: it would outlive a killed run. Forked workers do not inherit this one.
+        self._lock = FileLock(self.path / "lock", fallback_to_soft=False)
 
     def __enter__(self) -> "WorkFolder":
         """Makes or reopens the folder.
 
         Raises:
-            UserError: If ``data`` holds foreign files or a begun set with other options, or another run is at work.
+            UserError: If ``data`` holds foreign files, another run is at work, or the file system has no locks.
         """
         if not self.path.exists():
             refuse_foreign(self.data)
         self.images.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self.lock)
+            self._lock.acquire(blocking=False)
+        except Timeout:
             raise UserError(f"--output {self.data}: another run is at work there; wait for it or stop it") from None
-        begun = self.path / "state.json"
-        if begun.exists():
-            refuse_difference(self.data, json.loads(begun.read_text(encoding="utf-8")), self.state, "begun")
-        else:
-            write_json(begun, self.state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            raise UserError(
+                f"--output {self.data}: its file system cannot lock files ({error.strerror}); name a folder on another"
+            ) from None
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self.lock)
+        if self.path.exists() and not self._state.exists() and not self.download.exists():
+            self.discard()
+        self._release()
 
-    def read_journal(self) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-        """What is done: id -> record, and id -> stored picture, wherever it is by now. A torn last line is dropped."""
-        placed = {path.stem: path for path in self.images.glob("*.jpg")}
-        for split in SPLITS:
-            placed |= {path.stem: path for path in (self.data / split).glob("*/*.jpg")}
+    def begin(self, state: dict[str, Any]) -> None:
+        """Records the options and selection, or compares them with those that the set was begun with.
+
+        Raises:
+            UserError: If it was begun with others.
+        """
+        if self._state.exists():
+            refuse_difference(self.data, json.loads(self._state.read_text(encoding="utf-8")), state, "begun")
+        else:
+            write_json(self._state, state)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Journals what a worker says of a photo, then names its picture: a named picture always has its line.
+
+        Called by the one process that holds the lock, so lines of the journal cannot mix on any system.
+        """
+        temporary = record.pop("temporary", None)
+        if self._lines is None:
+            self._lines = open(self._journal, "ab")  # noqa: SIM115
+        self._lines.write(json.dumps(record).encode() + b"\n")
+        self._lines.flush()
+        if temporary is not None:
+            os.replace(self.images / temporary, self.images / f"{record['id']}.jpg")
+
+    def read_journal(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Records by id: of photos whose picture is stored, and of those rejected. A torn last line is dropped."""
         records: dict[str, dict[str, Any]] = {}
-        if self.journal.exists():
-            content = self.journal.read_bytes()
+        if self._journal.exists():
+            content = self._journal.read_bytes()
             if content and not content.endswith(b"\n"):
-                with open(self.journal, "ab") as file:
+                with open(self._journal, "ab") as file:
                     file.write(b"\n")
             for line in content.splitlines():
                 try:
@@ -76,28 +107,40 @@ class WorkFolder:
                     records[record["id"]] = record
                 except (ValueError, KeyError, TypeError):
                     continue
-        done = {key: record for key, record in records.items() if "reason" in record or key in placed}
-        return done, {key: path for key, path in placed.items() if key in done}
+        pictures = self.pictures()
+        stored = {key: record for key, record in records.items() if "reason" not in record and key in pictures}
+        return stored, {key: record for key, record in records.items() if "reason" in record}
+
+    def read_shards(self) -> set[str]:
+        """Names of the shards that are done."""
+        return set(self.shards.read_text(encoding="utf-8").split()) if self.shards.exists() else set()
+
+    def pictures(self) -> dict[str, Path]:
+        """Stored pictures by id, wherever they are by now."""
+        found = {path.stem: path for path in self.images.glob("*.jpg")}
+        for split in SPLITS:
+            found |= {path.stem: path for path in (self.data / split).glob("*/*.jpg")}
+        return found
 
     def finish(self) -> None:
         """Removes the folder; renamed first, so that a kill leaves it whole or out of the way."""
+        self._release()
         os.rename(self.path, self.data / FINISHED)
         shutil.rmtree(self.data / FINISHED)
 
     def discard(self) -> None:
         """Removes a folder in which nothing was done, and the data folder if that is empty."""
+        self._release()
         shutil.rmtree(self.path)
         if not any(self.data.iterdir()):
             self.data.rmdir()
 
-
-def append(journal: Path, record: dict[str, Any]) -> None:
-    """Adds one line in one write, which concurrent workers cannot mix."""
-    handle = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, json.dumps(record).encode() + b"\n")
-    finally:
-        os.close(handle)
+    def _release(self) -> None:
+        """Closes what is open in the folder: Windows renames and removes none with an open file in it."""
+        if self._lines is not None:
+            with suppress(OSError):  # of a full disk, which has been told
+                self._lines.close()
+        self._lock.release()
 
 
 def refuse_foreign(data: Path) -> None:
