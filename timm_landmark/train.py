@@ -13,7 +13,7 @@ from timm_landmark import train_checks as checks
 from timm_landmark.data.layout import ClassRow, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file
-from timm_landmark.machine import machine_info
+from timm_landmark.machine import machine_info, project_commit
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
@@ -117,6 +117,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         "processes": processes,
         "batch_per_process": share,
         "trainer": trainer.describe(),
+        "project": project_commit(),
     }
     options += ["--batch-size", str(share)]
     finished = 0
@@ -185,7 +186,7 @@ def _prepare_folder(
     if finished:
         checks.check_resume(run, args, info, classes)
         if finished < args.epochs:
-            session = {"from_epoch": finished, "trainer": info["trainer"], "processes": info["processes"]}
+            session = {"from_epoch": finished, **{key: info[key] for key in ("trainer", "project", "processes")}}
             sessions = [*read_info(run).get("sessions", []), session]
             update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
