@@ -3,6 +3,7 @@
 RUN/args.yaml  RUN/summary.csv  RUN/last.pth.tar  RUN/checkpoint-N.pth.tar  RUN/model_best.pth.tar   (the trainer's)
 RUN/run.json   model, recipe, seed, data digest, trainer, this project's commit, machine, wall time, parameters,
                evaluation (this package's)
+RUN/predictions-SPLIT.csv  RUN/features-SPLIT.npz   what `evaluate` and its --keep-features write
 RUN/classes.csv   the data set's classes in the order of the model's outputs (read_rows(RUN, ClassRow))
 """
 
