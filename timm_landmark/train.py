@@ -15,6 +15,7 @@ from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file
 from timm_landmark.machine import machine_info, project_commit
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
+from timm_landmark.script import COMMIT, fetch_script, find_script, load_script
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -26,11 +27,10 @@ def main(argv: list[str]) -> int:
         UserError: For a mistake in options, data, model, or what is found in the run folder, and for a NaN loss.
     """
     own, extra = _parser().parse_known_args(argv)
-    if own.fetch_script:
-        from timm_landmark.script import fetch_script
-
-        fetch_script(own.sha256)
-        return 0
+    if own.fetch_script is not None:
+        return 0 if fetch_script(own.fetch_script, own.sha256) else 1
+    if own.sha256:
+        raise UserError(f"--sha256 {own.sha256}: only with --fetch-script, which it tells what to expect")
     if not argv or argv[0].startswith("-"):
         raise UserError("the first argument must be MODEL, such as resneat50")
     for name in ("data", "output"):
@@ -70,8 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="a recipe of your own instead of the paper's")
     group = parser.add_argument_group("timm's train.py (in no wheel of timm's)")
     group.add_argument("--train-script", metavar="F", help="the script (default: $TIMM_TRAIN_SCRIPT, or as fetched)")
-    group.add_argument("--fetch-script", action="store_true", help="download the installed timm's, check it, and stop")
-    group.add_argument("--sha256", help="with --fetch-script: the sum to expect, for a timm that has none listed")
+    group.add_argument(
+        "--fetch-script",
+        metavar="REVISION",
+        nargs="?",
+        const=COMMIT,
+        help="download it, check its sum, keep it and stop; another REVISION of timm's repository than the listed one "
+        "is only shown, with the command that accepts it",
+    )
+    group.add_argument("--sha256", metavar="SUM", help="with --fetch-script REVISION: the sum to expect")
     return parser
 
 
@@ -144,8 +151,6 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
 
 def _trainer(given: str | None, processes: int) -> Any:
     """The train script of timm, or the stand-in where there is none."""
-    from timm_landmark.script import find_script, load_script
-
     path = find_script(given)
     if path is not None:
         return load_script(path)
