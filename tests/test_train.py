@@ -225,6 +225,8 @@ def test_the_other_processes_resume_where_the_first_does(data, tmp_path, monkeyp
     (run / "tmp.pth.tar").unlink()
     assert train(data, run, "--epochs", 3, "--resume", *script) == 0
     assert "--resume" not in given[2]
+    with pytest.raises(UserError, match="unseen is not a run"):  # on a machine that does not share the folder
+        train(data, tmp_path / "unseen", "--epochs", 3, "--resume", *script)
 
 
 @pytest.mark.parametrize(("batch", "processes", "accumulation"), [(64, 3, 1), (64, 2, 3), (12, 5, 1), (1, 2, 1)])

@@ -135,9 +135,9 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
                 update_info(own.output, epochs_finished=finished, finished=True)
             print(f"{own.output} is finished: {finished} epochs")
             return 0
-    elif (
-        own.resume
-    ):  # what rank 0 finds, whether it has settled the folder yet or not; it renames the first to the second
+    elif own.resume:
+        read_info(own.output)  # says if this machine does not see the folder
+        # what rank 0 finds, whether it has settled the folder yet or not: it renames the first to the second
         epochs = [checkpoint_epoch(own.output / name) for name in (PARTIAL, LAST)]
         finished = max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
         if finished >= args.epochs:
@@ -210,6 +210,9 @@ def _prepare_folder(
 
 
 def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, rank: int, paper: bool) -> int:
+    from timm.utils import is_distributed_env
+
+    from timm_landmark import processes
     from timm_landmark.rate_rule import installed
 
     before = read_info(run).get("wall_seconds", 0.0) if rank == 0 else 0.0
@@ -218,14 +221,21 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     def after_epoch(finished: int) -> None:
         update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
 
+    def begun(_: Any) -> None:
+        if is_distributed_env():
+            processes.watch()
+
     if rank == 0:
         print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
     try:
-        with installed(run, args.seed, rank, paper, after_epoch):
+        with installed(run, args.seed, rank, paper, after_epoch, begun), processes.parallel_on(args.device):
             trainer.run(options)
     except KeyboardInterrupt:
         pass  # as timm's script ends its loop
     except (OSError, RuntimeError) as error:
+        if is_distributed_env() and processes.lost_another(error):
+            processes.tell()
+            return 1
         if isinstance(error, OSError) or "out of memory" in str(error) or "PytorchStreamWriter" in str(error):
             message = (str(error).splitlines() or [""])[0]
             raise UserError(f"{message}; when that is mended, go on with --resume") from error
