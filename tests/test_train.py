@@ -69,6 +69,26 @@ def test_the_rates_are_what_the_rule_gives_for_the_accuracies_beside_them(whole)
     assert rows[-1]["lr"] < 0.02, "no accuracy fell: the data of this test do not test the rule"
 
 
+@pytest.mark.parametrize("output", [".", "../run", "link/../run"])
+def test_a_folder_however_it_is_named(data, trainer, tmp_path, monkeypatch, output):
+    """What is written lies in that folder and nowhere else, and --resume finds it."""
+    start, run = tmp_path / "start", tmp_path / "start"
+    start.mkdir()
+    if output == "../run":
+        run = tmp_path / "run"
+    if output == "link/../run":  # the run lies beside what the link leads to
+        (tmp_path / "far" / "target").mkdir(parents=True)
+        (start / "link").symlink_to(tmp_path / "far" / "target")
+        run = tmp_path / "far" / "run"
+    monkeypatch.chdir(start)
+    before = {path for path in tmp_path.rglob("*") if path.is_dir()} | {run}
+    for epochs, resume in ((1, []), (2, ["--resume"])):
+        assert train(data, output, "--epochs", epochs, *resume, *trainer) == 0
+    assert read_info(run)["sessions"][0]["from_epoch"] == 1
+    assert {file.parent for file in tmp_path.rglob("*.*")} == {run}
+    assert {path for path in tmp_path.rglob("*") if path.is_dir()} == before
+
+
 def test_what_run_json_says(whole, data):
     info = read_info(whole)
     assert info["model"] == MODEL

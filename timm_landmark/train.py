@@ -103,8 +103,13 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
-    options = [*extra, *_forwarded(own, model, len(classes)), "--experiment", own.output.name]
-    options += ["--output", str(own.output.parent)]
+    folder = own.output.resolve()  # has a name also where --output is "."
+    options = [
+        *extra,
+        *_forwarded(own, model, len(classes)),
+        f"--experiment={folder.name}",
+        f"--output={folder.parent}",
+    ]
     trainer.parser.set_defaults(**config)
     args = trainer.parser.parse_args(options)
     checks.check_values(args, paper)
@@ -167,11 +172,11 @@ def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
 
     device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
     checks.check_device(device)
-    options = ["--model", model, "--data-dir", str(own.data), "--class-map", str(own.data / "class_map.txt")]
-    options += ["--num-classes", str(classes), "--device", device]
+    options = [f"--model={model}", f"--data-dir={own.data}", f"--class-map={own.data / 'class_map.txt'}"]
+    options += [f"--num-classes={classes}", f"--device={device}"]
     for name in ("seed", "epochs", "img_size"):
         if getattr(own, name) is not None:
-            options += [f"--{name.replace('_', '-')}", getattr(own, name)]
+            options.append(f"--{name.replace('_', '-')}={getattr(own, name)}")
     return options
 
 
