@@ -25,6 +25,7 @@ from comparison import claims
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
 QUICK_EPOCHS, QUICK_IMG_SIZE = 4, 96  # Inception needs 75 pixels
 QUICK_OPTIONS = ["-b", "16", "--workers", "0"]  # batches of 64 would make two steps an epoch
+EVALUATED = ("validation", "test")  # logits and features of both stay beside the checkpoint
 
 
 @dataclass(frozen=True)
@@ -106,23 +107,28 @@ def _synthesize(data: Path) -> int:
 def _train_all(plan: Plan) -> int:
     begun = time.monotonic()
     runs = plan.runs
-    waiting = [folder for *_, folder in runs if not finished(folder)]
+    waiting = [folder for *_, folder in runs if not _complete(folder)]
     for number, (model, seed, folder) in enumerate(runs, start=1):
-        if finished(folder):
+        if _complete(folder):
             print(f"[{number}/{len(runs)}] {folder.name}: finished before", flush=True)
             continue
-        done = len(waiting) - len([folder for *_, folder in runs[number - 1 :] if not finished(folder)])
+        done = len(waiting) - len([folder for *_, folder in runs[number - 1 :] if not _complete(folder)])
         elapsed = time.monotonic() - begun
         left = f", about {elapsed / done * (len(waiting) - done) / 60:.0f} min left" if done else ""
         print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
         resume = ["--resume"] * (folder / "run.json").exists()
         places = ["--data", str(plan.data), "--output", str(folder)]
         code = _verb("train", model, *places, "--seed", str(seed), *resume, *plan.options)
-        code = code or _verb("evaluate", str(folder), "--split", "test")
+        for split in EVALUATED:
+            code = code or _verb("evaluate", str(folder), "--split", split, "--keep-features")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code
     return 0
+
+
+def _complete(run: Path) -> bool:
+    return finished(run) and all((run / f"features-{split}.npz").exists() for split in EVALUATED)
 
 
 def _verb(*words: str) -> int:

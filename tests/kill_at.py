@@ -2,7 +2,7 @@
 
     python kill_at.py MOMENT EPOCH train MODEL --data ...
 
-The moments are those between which timm writes a run's files.
+The moments are those between which timm writes a run's files. Of several processes the one of rank DOOMED (0) dies.
 """
 
 import os
@@ -20,7 +20,8 @@ MOMENTS = ("epoch", "row", "torn", "unlinked", "renamed", "saved")
 
 
 def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("RANK", "0") == os.environ.get("DOOMED", "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def arm(moment, epoch):

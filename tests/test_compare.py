@@ -48,6 +48,13 @@ def test_results_hold_what_the_runs_say(out):
     assert "`test_resnet`" in report and "3 classes, 36 photos to train, 18 to validate, 18 to test" in report
 
 
+def test_finished_runs_keep_logits_and_features_which_are_not_collected(out):
+    for model in MODELS:
+        kept = {file.name for file in (out / "out" / "runs" / f"{model}-s0").glob("features-*")}
+        assert kept == {"features-validation.npz", "features-test.npz"}
+    assert not list((out / "out" / "results").rglob("features-*"))
+
+
 def test_results_name_no_path_of_the_machine(out):
     for file in (out / "out" / "results").rglob("*"):
         if file.suffix in (".json", ".yaml", ".csv", ".md"):
@@ -70,8 +77,9 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     runs = out / "out" / "runs"
     before = (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns
     info = json.loads((runs / "test_vit2-s0" / "run.json").read_text())
-    info.pop("evaluation")
-    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps(info))  # as killed between training and evaluation
+    info["evaluation"].pop("test")
+    (runs / "test_vit2-s0" / "run.json").write_text(json.dumps(info))  # as killed between the two evaluations
+    (runs / "test_vit2-s0" / "features-test.npz").unlink()
     shutil.rmtree(out / "out" / "results")
     assert compare_py(out, out / "data") == 0
     log = (out / "log.txt").read_text()

@@ -19,7 +19,7 @@ from train_data import make_data
 from timm_landmark import cli
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.errors import UserError
-from timm_landmark.evaluate import Prediction, main, render_predictions, summarise
+from timm_landmark.evaluate import Prediction, main, render_predictions, summarise, write_features
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import best_epoch, load_run, load_run_model, read_info, read_summary
 
@@ -173,6 +173,39 @@ def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
         top = [folders[index] for index in shares.topk(5).indices]
         assert row["top5"].split() == top
         assert float(row["confidence"]) == pytest.approx(shares.max().item(), abs=1e-4)
+
+
+def test_kept_logits_and_features_reproduce_the_answers(run):
+    """What is kept is of the pass that gave the predictions, in float16, and pooled features give the logits again."""
+    result = evaluate(run, "--split", "validation", "-b", 4, "--keep-features")["validation"]
+    assert [file.name for file in run.glob("features-*")] == ["features-validation.npz"]
+    with np.load(run / "features-validation.npz") as kept:
+        ids, logits, pooled = (kept[name] for name in ("image_id", "logits", "pooled"))
+    assert logits.dtype == pooled.dtype == np.float16
+    with open(run / "predictions-validation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert ids.tolist() == [row["image_id"] for row in rows]
+    model = load_run_model(load_run(run))
+    assert logits.shape == (35, 7) and pooled.shape == (35, model.num_features)
+    with torch.inference_mode():
+        again = model.get_classifier()(torch.from_numpy(pooled).float()).numpy()
+    assert np.abs(again - logits).max() < 0.01 * np.abs(logits).max()
+    runners_up, tops = np.sort(logits.astype(float), axis=1)[:, -2:].T
+    clear = tops - runners_up > 0.002 * np.abs(logits).max()  # float16 has 11 binary digits
+    assert clear.mean() > 0.9
+    assert [int(row["prediction"]) for row in np.array(rows)[clear]] == logits.argmax(1)[clear].tolist()
+    right = np.array([int(row["class"]) for row in rows]) == logits.argmax(1)
+    assert abs(right.sum() - result["top1"]["correct"]) <= (~clear).sum()
+    shares = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(1, keepdims=True)
+    assert shares.max(1) == pytest.approx([float(row["confidence"]) for row in rows], abs=5e-3)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_features_that_float16_cannot_hold_are_not_kept(tmp_path, value):
+    logits = np.zeros((2, 3), np.float16)
+    with pytest.raises(UserError, match="--keep-features: some pooled features are not finite in float16"):
+        write_features(tmp_path / "f.npz", ["a", "b"], logits, np.array([[1.0], [value]]).astype(np.float16))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loading_processes_change_nothing(run):

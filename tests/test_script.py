@@ -2,9 +2,12 @@
 
 import hashlib
 import http.server
+import json
+import shlex
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,9 +18,10 @@ from train_data import make_data
 from timm_landmark import cli, script
 from timm_landmark.errors import UserError
 from timm_landmark.runs import read_info
-from timm_landmark.train import recipe_path
+from timm_landmark.train import main, recipe_path
 
 CONTENT = b"# create_scheduler_v2, config_parser: as good as timm's for a download\n"
+SUM = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(timm, "__file__", str(tmp_path / "site-packages" / "timm" / "__init__.py"))
-    return script.cache_path(timm.__version__)
+    return tmp_path / "cache" / "timm_landmark" / f"train-{SUM}.py"
 
 
 def put(path):
@@ -60,13 +64,13 @@ def test_a_script_that_is_named_and_not_there(nowhere, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A loopback host in place of GitHub's; gives the paths asked for."""
-    asked, there = [], f"/v{timm.__version__}/train.py"
+    """A loopback host in place of GitHub's, with a script at the listed commit and at a tag; gives the paths asked."""
+    asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            found = self.path == there
+            found = self.path in (f"/{script.COMMIT}/train.py", "/v9.9.9/train.py")
             self.send_response(200 if found else 404)
             self.end_headers()
             self.wfile.write(CONTENT if found else b"")
@@ -82,35 +86,59 @@ def server(monkeypatch):
     host.shutdown()
 
 
-SUM = hashlib.sha256(CONTENT).hexdigest()
+def test_the_listed_sum_is_of_a_script_that_gave_committed_results():
+    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+    runs = [json.loads(file.read_text()) for file in results.glob("*/*/run.json")]
+    assert script.SHA256 in {run["trainer"]["script_sha256"] for run in runs}
 
 
-def test_fetch_puts_the_installed_timms_script_into_the_cache(nowhere, server, capsys):
-    assert cli.main(["train", "--fetch-script", "--sha256", SUM.upper()]) == 0
-    assert server == [f"/v{timm.__version__}/train.py"]
+def test_fetch_puts_the_listed_script_into_the_cache(nowhere, server, monkeypatch, capsys):
+    monkeypatch.setattr(script, "SHA256", SUM)
+    assert cli.main(["train", "--fetch-script"]) == 0
+    assert server == [f"/{script.COMMIT}/train.py"]
     assert nowhere.read_bytes() == CONTENT
     assert script.find_script() == nowhere
     output = capsys.readouterr().out
-    assert f"/v{timm.__version__}/train.py" in output
+    assert f"/{script.COMMIT}/train.py" in output
     assert SUM in output
 
 
-def test_fetch_refuses_another_sum_and_keeps_nothing(nowhere, server, monkeypatch):
+def test_another_revision_takes_two_steps(nowhere, server, capsys):
+    other = nowhere.with_name(f"train-{'0' * 64}.py")
+    put(other)
+    assert cli.main(["train", "--fetch-script", "v9.9.9"]) == 1
+    assert not nowhere.exists()
+    output = capsys.readouterr().out
+    assert "/v9.9.9/train.py" in output and f"{len(CONTENT)} bytes, sha256 {SUM}" in output
+    command = shlex.split(output.splitlines()[-1])
+    assert command == ["timm-landmark", "train", "--fetch-script", "v9.9.9", "--sha256", SUM]
+    assert cli.main(command[1:]) == 0
+    assert nowhere.read_bytes() == CONTENT
+    assert not other.exists()  # one is kept, so that it is clear which one runs
+
+
+def test_a_fetched_script_that_changed_is_not_run(nowhere, tmp_path, capfd):
+    data = make_data(tmp_path / "data", images=(4, 2, 2), size=32)
+    put(nowhere).write_bytes(CONTENT + b"raise SystemExit('was run')\n")
+    assert cli.main(["train", "test_resnet", "--data", str(data), "--output", str(tmp_path / "run")]) == 2
+    error = capfd.readouterr().err
+    assert f"{nowhere} is not the file that was fetched" in error and "--fetch-script" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_fetch_refuses_another_sum_and_keeps_nothing(nowhere, server):
     with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {'0' * 64}; it was not kept"):
-        script.fetch_script("0" * 64)
-    monkeypatch.setitem(script.KNOWN_SHA256, timm.__version__, "1" * 64)
-    with pytest.raises(UserError, match=f"expected {'1' * 64}"):
-        script.fetch_script(None)
+        script.fetch_script("v9.9.9", "0" * 64)
+    with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {script.SHA256}"):
+        script.fetch_script(script.COMMIT, None)
     with pytest.raises(UserError, match=r"--sha256 .* is not the sum listed"):
-        script.fetch_script(SUM)
+        script.fetch_script(script.COMMIT, SUM)
     assert not nowhere.parent.exists()
 
 
-def test_fetch_needs_a_sum_where_none_is_listed(nowhere, server, monkeypatch):
-    monkeypatch.delitem(script.KNOWN_SHA256, timm.__version__, raising=False)
-    with pytest.raises(UserError, match=r"no sum is listed .* --sha256"):
-        script.fetch_script(None)
-    assert server == []
+def test_a_sum_without_a_fetch_is_refused(nowhere):
+    with pytest.raises(UserError, match=f"--sha256 {SUM}: only with --fetch-script"):
+        main(["test_resnet", "--sha256", SUM])
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "no address"])
@@ -118,14 +146,14 @@ def test_fetch_without_a_network(nowhere, monkeypatch, address):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(script, "BASE_URL", address)
     with pytest.raises(UserError, match=r"cannot be fetched .* --train-script"):
-        script.fetch_script(SUM)
+        script.fetch_script(script.COMMIT, None)
     assert not nowhere.parent.exists()
 
 
-def test_fetch_of_a_tag_that_is_not_there(nowhere, server, monkeypatch):
-    monkeypatch.setattr(timm, "__version__", "9.9.9")
-    with pytest.raises(UserError, match=r"v9\.9\.9/train\.py cannot be fetched .*404"):
-        script.fetch_script(SUM)
+@pytest.mark.parametrize("revision", ["v0.0.0", "", "a b\n"])
+def test_fetch_of_a_revision_that_is_not_there(nowhere, server, revision):
+    with pytest.raises(UserError, match=r"/train\.py cannot be fetched .*404"):
+        script.fetch_script(revision, None)
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit('was run')", "import timm", b"\xff\xfe\x00", ""])
@@ -160,6 +188,7 @@ def test_run_json_names_the_script_that_was_run(tmp_path):
     assert train(data, tmp_path / "run", "--epochs", 1, "--train-script", path) == 0
     trainer = read_info(tmp_path / "run")["trainer"]
     assert trainer["script_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert trainer["script_commit"] == (script.COMMIT if trainer["script_sha256"] == script.SHA256 else None)
     assert trainer["timm"] == timm.__version__
 
 

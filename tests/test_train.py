@@ -69,6 +69,26 @@ def test_the_rates_are_what_the_rule_gives_for_the_accuracies_beside_them(whole)
     assert rows[-1]["lr"] < 0.02, "no accuracy fell: the data of this test do not test the rule"
 
 
+@pytest.mark.parametrize("output", [".", "../run", "link/../run"])
+def test_a_folder_however_it_is_named(data, trainer, tmp_path, monkeypatch, output):
+    """What is written lies in that folder and nowhere else, and --resume finds it."""
+    start, run = tmp_path / "start", tmp_path / "start"
+    start.mkdir()
+    if output == "../run":
+        run = tmp_path / "run"
+    if output == "link/../run":  # the run lies beside what the link leads to
+        (tmp_path / "far" / "target").mkdir(parents=True)
+        (start / "link").symlink_to(tmp_path / "far" / "target")
+        run = tmp_path / "far" / "run"
+    monkeypatch.chdir(start)
+    before = {path for path in tmp_path.rglob("*") if path.is_dir()} | {run}
+    for epochs, resume in ((1, []), (2, ["--resume"])):
+        assert train(data, output, "--epochs", epochs, *resume, *trainer) == 0
+    assert read_info(run)["sessions"][0]["from_epoch"] == 1
+    assert {file.parent for file in tmp_path.rglob("*.*")} == {run}
+    assert {path for path in tmp_path.rglob("*") if path.is_dir()} == before
+
+
 def test_what_run_json_says(whole, data):
     info = read_info(whole)
     assert info["model"] == MODEL
@@ -225,6 +245,8 @@ def test_the_other_processes_resume_where_the_first_does(data, tmp_path, monkeyp
     (run / "tmp.pth.tar").unlink()
     assert train(data, run, "--epochs", 3, "--resume", *script) == 0
     assert "--resume" not in given[2]
+    with pytest.raises(UserError, match="unseen is not a run"):  # on a machine that does not share the folder
+        train(data, tmp_path / "unseen", "--epochs", 3, "--resume", *script)
 
 
 @pytest.mark.parametrize(("batch", "processes", "accumulation"), [(64, 3, 1), (64, 2, 3), (12, 5, 1), (1, 2, 1)])

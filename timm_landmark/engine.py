@@ -37,7 +37,7 @@ class StandIn:
 
     def describe(self) -> dict[str, str | None]:
         """What ``run.json`` says of the trainer."""
-        return {"kind": "stand-in", "timm": timm.__version__, "script_version": None, "script_sha256": None}
+        return {"kind": "stand-in", "timm": timm.__version__, "script_commit": None, "script_sha256": None}
 
     def run(self, argv: Sequence[str]) -> None:
         """Trains as ``python train.py *argv`` would.

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from timm_landmark import train_checks as checks
 from timm_landmark.data.layout import SPLITS, ClassRow, data_digest
 from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic
+from timm_landmark.files import atomic_path, write_atomic
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
 
@@ -55,6 +56,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=64, help="images a step (default: 64)")
     parser.add_argument("-j", "--workers", type=int, default=0, help="loading processes (default: 0)")
+    parser.add_argument(
+        "--keep-features",
+        action="store_true",
+        help="also write each image's logits and pooled features, in float16, to RUN/features-SPLIT.npz",
+    )
     options = parser.parse_args(argv)
     if options.split not in SPLITS:
         raise UserError(f"--split {options.split}: a data set has the splits {', '.join(SPLITS)}")
@@ -72,7 +78,8 @@ def main(argv: list[str]) -> int:
     classes = checks.check_data(data)
     checks.check_classes(run.path, classes, f"--data {data}")
     checks.check_splits(data, [options.split])
-    predictions = predict_split(run, data, options.split, device, options.batch_size, options.workers)
+    features = run.path / f"features-{options.split}.npz" if options.keep_features else None
+    predictions = predict_split(run, data, options.split, device, options.batch_size, options.workers, features)
     result = summarise(predictions, classes)
     result = {
         "split": options.split,
@@ -139,7 +146,13 @@ def photo_loader(
 
 
 def predict_split(
-    run: Run, data: Path, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
+    run: Run,
+    data: Path,
+    split: str,
+    device: str = "cpu",
+    batch_size: int = 64,
+    workers: int = 0,
+    features: Path | None = None,
 ) -> list[Prediction]:
     """Passes every image of a split through the run's best checkpoint, prepared as it was for validation.
 
@@ -150,6 +163,7 @@ def predict_split(
         device: Where to compute.
         batch_size: Images a step.
         workers: Loading processes beside this one.
+        features: A file for the logits and pooled features of the same pass, as :func:`write_features` writes them.
 
     Returns:
         One prediction an image, in order of image ids.
@@ -160,18 +174,46 @@ def predict_split(
     model = load_run_model(run, device)
     folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
     loader, files = photo_loader(run, data, split, device, batch_size, workers)
-    predictions = []
+    predictions, kept = [], []
     try:
         with torch.inference_mode():
             for images, _ in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
-                top = model(images).float().softmax(-1).topk(min(5, len(folders)))
+                maps = model.forward_features(images)
+                logits = model.forward_head(maps)
+                if features is not None:
+                    pooled = model.forward_head(maps, pre_logits=True)
+                    kept.append([values.to("cpu", torch.float16).numpy() for values in (logits, pooled)])
+                top = logits.float().softmax(-1).topk(min(5, len(folders)))
                 for confidence, indices in zip(top.values[:, 0].tolist(), top.indices.tolist(), strict=True):
                     file = files[len(predictions)]
                     names = tuple(folders[index] for index in indices)
                     predictions.append(Prediction(file.stem, file.parent.name, names, confidence))
     except UserError as error:  # a loading process puts its traceback in front
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+    if features is not None:
+        write_features(features, [row.image_id for row in predictions], *map(np.concatenate, zip(*kept, strict=True)))
     return sorted(predictions, key=lambda prediction: prediction.image_id)
+
+
+def write_features(path: Path, image_ids: Sequence[str], logits: np.ndarray, pooled: np.ndarray) -> None:
+    """Writes ``image_id``, ``logits`` and ``pooled`` in order of image ids, for ``numpy.load`` without pickle.
+
+    Args:
+        path: The file, atomically written.
+        image_ids: n ids.
+        logits: Shape (n, classes), float16.
+        pooled: What the classifier was given, shape (n, features), float16.
+
+    Raises:
+        UserError: If a value is not finite: the model's answer is not, or it is too large for float16.
+    """
+    for name, values in (("logits", logits), ("pooled features", pooled)):
+        if not np.isfinite(values).all():
+            raise UserError(f"--keep-features: some {name} are not finite in float16; evaluate without it")
+    ids = np.array(image_ids)
+    order = np.argsort(ids)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, image_id=ids[order], logits=logits[order], pooled=pooled[order])
 
 
 def summarise(predictions: Sequence[Prediction], classes: Sequence[ClassRow]) -> dict[str, Any]:

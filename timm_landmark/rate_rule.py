@@ -177,8 +177,13 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def installed(
-    run: Path, seed: int, rank: int, paper: bool, after_epoch: Callable[[int], None]
-) -> Iterator[Callable[..., tuple[Steered, int]]]:
+    run: Path,
+    seed: int,
+    rank: int,
+    paper: bool,
+    after_epoch: Callable[[int], None],
+    before_training: Callable[[torch.optim.Optimizer], None] | None = None,
+) -> Iterator[None]:
     """Puts the hook in place of ``timm.scheduler.create_scheduler_v2`` for the length of the block.
 
     Args:
@@ -187,6 +192,7 @@ def installed(
         rank: This process's number among all.
         paper: True for the paper's rule; False leaves the rate to timm's scheduler of the options.
         after_epoch: Called on rank 0 with the number of finished epochs, after each.
+        before_training: Called in every process with the optimizer, when all is built and training is about to begin.
     """
     original = timm.scheduler.create_scheduler_v2
 
@@ -196,10 +202,12 @@ def installed(
         else:
             scheduler, epochs = original(optimizer, **options)
         updates = options.get("updates_per_epoch", 0)
+        if before_training is not None:
+            before_training(optimizer)
         return Steered(scheduler, run, seed, rank, epochs, updates, after_epoch), epochs
 
     timm.scheduler.create_scheduler_v2 = create_scheduler
     try:
-        yield create_scheduler
+        yield
     finally:
         timm.scheduler.create_scheduler_v2 = original

@@ -1,7 +1,9 @@
 """Run folders: what timm's train script writes, and ``run.json`` beside it.
 
 RUN/args.yaml  RUN/summary.csv  RUN/last.pth.tar  RUN/checkpoint-N.pth.tar  RUN/model_best.pth.tar   (the trainer's)
-RUN/run.json   model, recipe, seed, data digest, trainer, machine, wall time, parameters, evaluation (this package's)
+RUN/run.json   model, recipe, seed, data digest, trainer, this project's commit, machine, wall time, parameters,
+               evaluation (this package's)
+RUN/predictions-SPLIT.csv  RUN/features-SPLIT.npz   what `evaluate` and its --keep-features write
 RUN/classes.csv   the data set's classes in the order of the model's outputs (read_rows(RUN, ClassRow))
 """
 

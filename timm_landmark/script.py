@@ -2,9 +2,12 @@
 
 import argparse
 import hashlib
+import http.client
 import os
 import runpy
+import shlex
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +18,15 @@ from timm_landmark.files import sha256_file, write_atomic
 
 ENVIRONMENT = "TIMM_TRAIN_SCRIPT"
 BASE_URL = "https://raw.githubusercontent.com/huggingface/pytorch-image-models"
-KNOWN_SHA256 = {"1.0.28": "1fb02d26fe16536bc7de2c987980644353117c2b2b8046532261464093cd1ac6"}
+# the newest commit of timm's repository whose train.py was run with the supported timm, and the sum of that file
+COMMIT = "aa4b5850c1543fa488abf260f18390eda46cf85d"
+SHA256 = "f0bb70b9e1c8c576eb1f7beba9cb46953d01ec1308d68c59ec055a6266f76388"
 
 
-def cache_path(version: str) -> Path:
-    """Where ``train --fetch-script`` puts the train script of timm ``version``."""
+def cache_folder() -> Path:
+    """Where ``train --fetch-script`` keeps the script, as ``train-SHA256.py``."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "timm_landmark" / f"timm-{version}" / "train.py"
+    return Path(root) / "timm_landmark"
 
 
 def find_script(given: str | None = None) -> Path | None:
@@ -34,7 +39,8 @@ def find_script(given: str | None = None) -> Path | None:
         The file, or None where there is none.
 
     Raises:
-        UserError: If a file was named, by option or environment, and is not there.
+        UserError: If a file was named, by option or environment, and is not there, or the one in the cache is no
+            longer what was fetched.
     """
     for origin, name in (("--train-script", given), (ENVIRONMENT, os.environ.get(ENVIRONMENT))):
         if name:
@@ -44,53 +50,67 @@ def find_script(given: str | None = None) -> Path | None:
     import timm
 
     checkout = Path(timm.__file__).parent.parent
-    for path in (checkout / "train.py", cache_path(timm.__version__)):
-        # beside an installed timm lies site-packages, where a train.py would be somebody else's
-        if path.is_file() and (path.parent != checkout or (checkout / "pyproject.toml").is_file()):
-            return path
+    # beside an installed timm lies site-packages, where a train.py would be somebody else's
+    if (checkout / "train.py").is_file() and (checkout / "pyproject.toml").is_file():
+        return checkout / "train.py"
+    for path in cache_folder().glob("train-*.py"):
+        if path.name != _cached_name(found := sha256_file(path)):
+            raise UserError(
+                f"{path} is not the file that was fetched: its sha256 is {found}; fetch it again with "
+                "`timm-landmark train --fetch-script`"
+            )
+        return path
     return None
 
 
-def fetch_script(sha256: str | None) -> Path:
-    """Downloads the train script of the installed timm's tag into the user's cache, after checking its SHA-256.
+def fetch_script(revision: str, sha256: str | None) -> bool:
+    """Downloads timm's train script into the user's cache, in two steps for any revision but the listed one.
+
+    Without a sum to expect it only shows what it found and the command that accepts it. Nothing of the file is run.
 
     Args:
-        sha256: The sum to expect, needed where this package lists none for the installed timm.
+        revision: A commit or tag of timm's repository.
+        sha256: The sum to expect; not needed for the listed commit.
+
+    Returns:
+        Whether the script was kept.
 
     Raises:
-        UserError: If no sum is known, the download fails or the sum is another one; nothing is written then.
+        UserError: If the download fails or the sum is another one; nothing is written then.
     """
-    import timm
-
-    url = f"{BASE_URL}/v{timm.__version__}/train.py"
-    expected = KNOWN_SHA256.get(timm.__version__)
-    if expected and sha256 and sha256.lower() != expected:
-        raise UserError(
-            f"--sha256 {sha256} is not the sum listed for timm {timm.__version__}, {expected}; leave it out"
-        )
-    expected = expected or (sha256 or "").lower()
-    if not expected:
-        raise UserError(
-            f"no sum is listed for the train.py of timm {timm.__version__} (only for {', '.join(KNOWN_SHA256)}); look "
-            f"at {url} and give its sum with --sha256"
-        )
+    url = f"{BASE_URL}/{urllib.parse.quote(revision)}/train.py"
+    expected = sha256.lower() if sha256 else None
+    if revision == COMMIT:
+        if expected not in (None, SHA256):
+            raise UserError(f"--sha256 {sha256} is not the sum listed for {COMMIT}, {SHA256}; leave it out")
+        expected = SHA256
     print(f"fetching {url}", flush=True)
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
-            f"{url} cannot be fetched ({error}); check the network, or give a copy with --train-script"
+            f"{url} cannot be fetched ({error}); check the revision and the network, or give a copy with --train-script"
         ) from None
     found = hashlib.sha256(content).hexdigest()
-    print(f"sha256 {found}")
+    print(f"{len(content):,} bytes, sha256 {found}")
+    if expected is None:
+        command = shlex.join(["timm-landmark", "train", "--fetch-script", revision, "--sha256", found])
+        print(f"not kept, and nothing of it was run. Read it; if you trust it, accept it with\n  {command}")
+        return False
     if found != expected:
         raise UserError(f"{url} has sha256 {found}, expected {expected}; it was not kept")
-    path = cache_path(timm.__version__)
+    path = cache_folder() / _cached_name(found)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
+    for other in set(path.parent.glob("train-*.py")) - {path}:
+        other.unlink()
     print(f"kept as {path}")
-    return path
+    return True
+
+
+def _cached_name(sha256: str) -> str:
+    return f"train-{sha256}.py"
 
 
 @dataclass(frozen=True)
@@ -102,11 +122,6 @@ class TrainScript:
     sha256: str
     parser: argparse.ArgumentParser
 
-    @property
-    def version(self) -> str | None:
-        """The timm release whose script this is, None where this package does not list its sum."""
-        return next((version for version, known in KNOWN_SHA256.items() if known == self.sha256), None)
-
     def describe(self) -> dict[str, str | None]:
         """What ``run.json`` says of the trainer."""
         import timm
@@ -114,7 +129,7 @@ class TrainScript:
         return {
             "kind": "timm train.py",
             "timm": timm.__version__,
-            "script_version": self.version,
+            "script_commit": COMMIT if self.sha256 == SHA256 else None,
             "script_sha256": self.sha256,
         }
 
@@ -141,19 +156,19 @@ def load_script(path: Path) -> TrainScript:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); give timm's train.py") from None
     if "create_scheduler_v2" not in text or "config_parser" not in text:  # seen before anything of it is run
-        raise UserError(f"{path} is not timm's train script; give the train.py of a timm release from 1.0.28 on")
+        raise UserError(f"{path} is not timm's train script; give the train.py of timm's repository")
     try:
         names = runpy.run_path(str(path), run_name="timm_train_script")
     except Exception as error:
         raise UserError(
-            f"{path} does not run with the installed timm ({error}); give the train.py of that timm's tag, for example "
-            "by `timm-landmark train --fetch-script`"
+            f"{path} does not run with the installed timm ({error}); take the one that `timm-landmark train "
+            "--fetch-script` fetches"
         ) from None
     parser = names.get("parser")
     taken = names.get("create_scheduler_v2") is timm.scheduler.create_scheduler_v2
     if not isinstance(parser, argparse.ArgumentParser) or not taken:
         raise UserError(
             f"{path} does not take its scheduler from timm.scheduler.create_scheduler_v2, so the paper's rule for the "
-            "learning rate cannot be applied; give the train.py of a timm release from 1.0.28 on"
+            "learning rate cannot be applied; take the one that `timm-landmark train --fetch-script` fetches"
         )
     return TrainScript(path, sha256_file(path), parser)

@@ -12,8 +12,9 @@ from timm_landmark import init_from
 from timm_landmark import train_checks as checks
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
 from timm_landmark.errors import UserError
-from timm_landmark.machine import machine_info
+from timm_landmark.machine import machine_info, project_commit
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
+from timm_landmark.script import COMMIT, fetch_script, find_script, load_script
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -25,11 +26,10 @@ def main(argv: list[str]) -> int:
         UserError: For a mistake in options, data, model, or what is found in the run folder, and for a NaN loss.
     """
     own, extra = _parser().parse_known_args(argv)
-    if own.fetch_script:
-        from timm_landmark.script import fetch_script
-
-        fetch_script(own.sha256)
-        return 0
+    if own.fetch_script is not None:
+        return 0 if fetch_script(own.fetch_script, own.sha256) else 1
+    if own.sha256:
+        raise UserError(f"--sha256 {own.sha256}: only with --fetch-script, which it tells what to expect")
     if not argv or argv[0].startswith("-"):
         raise UserError("the first argument must be MODEL, such as resneat50")
     for name in ("data", "output"):
@@ -69,8 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="a recipe of your own instead of the paper's")
     group = parser.add_argument_group("timm's train.py (in no wheel of timm's)")
     group.add_argument("--train-script", metavar="F", help="the script (default: $TIMM_TRAIN_SCRIPT, or as fetched)")
-    group.add_argument("--fetch-script", action="store_true", help="download the installed timm's, check it, and stop")
-    group.add_argument("--sha256", help="with --fetch-script: the sum to expect, for a timm that has none listed")
+    group.add_argument(
+        "--fetch-script",
+        metavar="REVISION",
+        nargs="?",
+        const=COMMIT,
+        help="download it, check its sum, keep it and stop; another REVISION of timm's repository than the listed one "
+        "is only shown, with the command that accepts it",
+    )
+    group.add_argument("--sha256", metavar="SUM", help="with --fetch-script REVISION: the sum to expect")
     return parser
 
 
@@ -95,8 +102,13 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
-    options = [*extra, *_forwarded(own, model, len(classes)), "--experiment", own.output.name]
-    options += ["--output", str(own.output.parent)]
+    folder = own.output.resolve()  # has a name also where --output is "."
+    options = [
+        *extra,
+        *_forwarded(own, model, len(classes)),
+        f"--experiment={folder.name}",
+        f"--output={folder.parent}",
+    ]
     trainer.parser.set_defaults(**config)
     args = trainer.parser.parse_args(options)
     checks.check_values(args, paper)
@@ -116,6 +128,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         "processes": processes,
         "batch_per_process": share,
         "trainer": trainer.describe(),
+        "project": project_commit(),
     }
     options += ["--batch-size", str(share)]
     finished = 0
@@ -126,9 +139,9 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
                 update_info(own.output, epochs_finished=finished, finished=True)
             print(f"{own.output} is finished: {finished} epochs")
             return 0
-    elif (
-        own.resume
-    ):  # what rank 0 finds, whether it has settled the folder yet or not; it renames the first to the second
+    elif own.resume:
+        read_info(own.output)  # says if this machine does not see the folder
+        # what rank 0 finds, whether it has settled the folder yet or not: it renames the first to the second
         epochs = [checkpoint_epoch(own.output / name) for name in (PARTIAL, LAST)]
         finished = max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
         if finished >= args.epochs:
@@ -142,8 +155,6 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
 
 def _trainer(given: str | None, processes: int) -> Any:
     """The train script of timm, or the stand-in where there is none."""
-    from timm_landmark.script import find_script, load_script
-
     path = find_script(given)
     if path is not None:
         return load_script(path)
@@ -160,11 +171,11 @@ def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
 
     device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
     checks.check_device(device)
-    options = ["--model", model, "--data-dir", str(own.data), "--class-map", str(own.data / "class_map.txt")]
-    options += ["--num-classes", str(classes), "--device", device]
+    options = [f"--model={model}", f"--data-dir={own.data}", f"--class-map={own.data / 'class_map.txt'}"]
+    options += [f"--num-classes={classes}", f"--device={device}"]
     for name in ("seed", "epochs", "img_size"):
         if getattr(own, name) is not None:
-            options += [f"--{name.replace('_', '-')}", getattr(own, name)]
+            options.append(f"--{name.replace('_', '-')}={getattr(own, name)}")
     return options
 
 
@@ -184,7 +195,7 @@ def _prepare_folder(
     if finished:
         checks.check_resume(run, args, info, classes)
         if finished < args.epochs:
-            session = {"from_epoch": finished, "trainer": info["trainer"], "processes": info["processes"]}
+            session = {"from_epoch": finished, **{key: info[key] for key in ("trainer", "project", "processes")}}
             sessions = [*read_info(run).get("sessions", []), session]
             update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
@@ -203,6 +214,9 @@ def _prepare_folder(
 
 
 def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, rank: int, paper: bool) -> int:
+    from timm.utils import is_distributed_env
+
+    from timm_landmark import processes
     from timm_landmark.rate_rule import installed
 
     before = read_info(run).get("wall_seconds", 0.0) if rank == 0 else 0.0
@@ -211,14 +225,21 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     def after_epoch(finished: int) -> None:
         update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
 
+    def begun(_: Any) -> None:
+        if is_distributed_env():
+            processes.watch()
+
     if rank == 0:
         print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
     try:
-        with installed(run, args.seed, rank, paper, after_epoch):
+        with installed(run, args.seed, rank, paper, after_epoch, begun), processes.parallel_on(args.device):
             trainer.run(options)
     except KeyboardInterrupt:
         pass  # as timm's script ends its loop
     except (OSError, RuntimeError) as error:
+        if is_distributed_env() and processes.lost_another(error):
+            processes.tell()
+            return 1
         if isinstance(error, OSError) or "out of memory" in str(error) or "PytorchStreamWriter" in str(error):
             message = (str(error).splitlines() or [""])[0]
             raise UserError(f"{message}; when that is mended, go on with --resume") from error
