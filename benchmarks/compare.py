@@ -6,9 +6,9 @@ Usage::
     python benchmarks/compare.py --data DATA --output out [--models ...] [--seeds 0 1 2] [--epochs E] [--img-size P]
     python benchmarks/compare.py --data DATA --output out --collect-only --results benchmarks/results/NAME
 
-Finished runs are skipped and a begun one goes on, so the same command resumes after any interruption. What follows
-``--`` goes to ``timm-landmark train`` as it stands. OUT/runs holds the runs, OUT/results what is worth keeping,
-OUT/report.md the tables.
+Finished runs are skipped and a begun one goes on, so the same command resumes after any interruption. A model may be a
+variant of ``ablations.py`` too. What follows ``--`` goes to ``timm-landmark train`` as it stands. OUT/runs holds the
+runs, OUT/results what is worth keeping, OUT/report.md the tables.
 """
 
 import argparse
@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collect import collect, finished, same_images
-from comparison import claims
+from comparison import claims, is_variant
+
+VERBS = ("-m", "timm_landmark.cli")
+ABLATIONS = Path(__file__).with_name("ablations.py")  # the same verbs, with the variants as models
 
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
@@ -101,7 +104,7 @@ def _synthesize(data: Path) -> int:
     if (data / "dataset.json").exists():
         return 0
     print(f"drawing a data set into {data}", flush=True)
-    return _verb("synthesize", "--output", str(data), *QUICK_DATA)
+    return _run(*VERBS, "synthesize", "--output", str(data), *QUICK_DATA)
 
 
 def _train_all(plan: Plan) -> int:
@@ -118,9 +121,10 @@ def _train_all(plan: Plan) -> int:
         print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
         resume = ["--resume"] * (folder / "run.json").exists()
         places = ["--data", str(plan.data), "--output", str(folder)]
-        code = _verb("train", model, *places, "--seed", str(seed), *resume, *plan.options)
+        command = [str(ABLATIONS)] if is_variant(model) else VERBS
+        code = _run(*command, "train", model, *places, "--seed", str(seed), *resume, *plan.options)
         for split in EVALUATED:
-            code = code or _verb("evaluate", str(folder), "--split", split, "--keep-features")
+            code = code or _run(*command, "evaluate", str(folder), "--split", split, "--keep-features")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code
@@ -131,8 +135,8 @@ def _complete(run: Path) -> bool:
     return finished(run) and all((run / f"features-{split}.npz").exists() for split in EVALUATED)
 
 
-def _verb(*words: str) -> int:
-    return subprocess.run([sys.executable, "-m", "timm_landmark.cli", *words], check=False).returncode
+def _run(*words: str) -> int:
+    return subprocess.run([sys.executable, *words], check=False).returncode
 
 
 def _report(results: Path, output: Path, quick: bool) -> int:

@@ -92,6 +92,11 @@ class Comparison:
         return [(of[model, seed], of[other, seed]) for seed in self.seeds(model, other)]
 
 
+def is_variant(model: str) -> bool:
+    """Whether the model is a variant of the attention unit, defined in ``ablations.py``."""
+    return model.startswith("resneat50_")
+
+
 def load(path: Path) -> Comparison:
     """Reads a comparison.
 

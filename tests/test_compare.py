@@ -14,6 +14,7 @@ import yaml
 from train_data import make_data
 
 MODELS = ["test_resnet", "test_vit2"]
+VARIANT = "resneat50_scale1_shuffle"  # of ablations.py, unknown to the package's own command line
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,8 @@ def out(tmp_path_factory):
     return folder
 
 
-def compare_py(folder, data, *options):
-    words = ["--data", str(data), "--output", str(folder / "out"), "--models", *MODELS, "--epochs", "1"]
+def compare_py(folder, data, *options, models=MODELS):
+    words = ["--data", str(data), "--output", str(folder / "out"), "--models", *models, "--epochs", "1"]
     words += ["--img-size", "32", *options, "--", "-b", "8", "--workers", "0"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("TIMM_TRAIN_SCRIPT", None)
@@ -70,6 +71,13 @@ def test_images_with_class_and_split_rebuild_the_set(out):
     for row in images:
         assert (out / "data" / row["split"] / row["class"] / f"{row['image_id']}.jpg").is_file()
     assert len(images) == 3 * (12 + 6 + 6)
+
+
+@pytest.mark.full
+def test_a_variant_is_trained_and_evaluated_by_the_same_command(tmp_path):
+    assert compare_py(tmp_path, make_data(tmp_path / "data"), models=[VARIANT]) == 0, (tmp_path / "log.txt").read_text()
+    (run,) = comparison.load(tmp_path / "out" / "results").runs[VARIANT]
+    assert run.info["model"] == VARIANT and 0 <= sum(run.hits(1, list(run.ranks))) <= 18
 
 
 @pytest.mark.full

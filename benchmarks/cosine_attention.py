@@ -1,0 +1,222 @@
+"""Cosine attention between channels: rows of Q and K of unit length, a learned temperature in place of 1 / sqrt(s).
+
+    Scale = sigmoid( softmax(t * Q^ K^^T) V ),   Q^_i = Q_i / |Q_i|,  K^_j = K_j / |K_j|
+
+Q, K and V are the paper's (section 3.2.3), normalised over the positions as in XCiT's cross-covariance attention
+(El-Nouby et al. 2021). The logits lie within -t .. t whatever the weights are, so
+
+* softmax is not uniform at the start, as it is in the paper's unit, whose logits timm's initialisation leaves near 0;
+* no maximum need be subtracted: with t at most ``LIMIT`` the exponentials and the sums of their products with V stay
+  within float32.
+
+As the package's unit, it is streamed: the ch x ch map is made in blocks, forward and backward, and never kept. The
+logits of a block are a product a b of ordinary, differentiable factors, in one of the two forms of ``attention_path``:
+
+* ``product``: a = t Q^ (ch, s), b = K^^T (s, ch);
+* ``gram``: with G = x x^T, a = t Wq / |Q| (groups, ch / groups, c), b = the rows of G Wk^T / |K| that each group's Wq
+  meets (groups, c, ch); the norms follow from G too, as |Q_i|^2 = Wq_i G Wq_i^T.
+
+Full precision only: float32 or float64, no autocast.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from timm_landmark.layers import ChannelAttention2d, choose_path
+
+START = 20.0
+LIMIT = 50.0  # 2048 * exp(50) = 1e25, and exp(-50) = 2e-22
+BLOCK_ELEMENTS = 2**21  # of one block of logits: 8 MB, which stay in cache from the product to the last pass
+EPSILON = 1e-24  # under a squared norm: a row of zeros stays one
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def cosine_scale_reference(
+    x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, temperature: torch.Tensor, groups: int
+) -> torch.Tensor:
+    """Scale (B, ch) as the formula has it: the yardstick for the streamed form; arguments as :func:`cosine_scale`."""
+    attention = torch.softmax(cosine_logits(x, wq, wk, temperature, groups), dim=-1)
+    v = F.adaptive_avg_pool2d(F.conv2d(x, wv, groups=groups), 1).flatten(2)  # (B, ch, 1)
+    return torch.sigmoid(attention @ v).flatten(1)  # (B, ch, ch) @ (B, ch, 1) -> (B, ch)
+
+
+def cosine_logits(
+    x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, temperature: torch.Tensor, groups: int
+) -> torch.Tensor:
+    """The logits (B, ch, ch) of :func:`cosine_scale_reference`."""
+    q = F.normalize(F.conv2d(x, wq, groups=groups).flatten(2), dim=2)  # (B, ch, s)
+    k = F.normalize(F.conv2d(x, wk, groups=groups).flatten(2), dim=2)
+    return temperature * q @ k.transpose(1, 2)  # (B, ch, s) @ (B, s, ch)
+
+
+def cosine_scale(
+    x: torch.Tensor,
+    wq: torch.Tensor,
+    wk: torch.Tensor,
+    wv: torch.Tensor,
+    temperature: torch.Tensor,
+    groups: int,
+    path: str,
+) -> torch.Tensor:
+    """Scale of cosine attention, streamed.
+
+    Args:
+        x: The unit's input, shape (B, C, H, W).
+        wq: Weight of the query projection, shape (ch, C / groups, 1, 1).
+        wk: The same for the key.
+        wv: The same for the value.
+        temperature: The temperature t, a tensor of no dimensions, at most ``LIMIT``.
+        groups: Number of groups.
+        path: ``product`` or ``gram``.
+
+    Returns:
+        Scale, shape (B, ch).
+    """
+    x = x.flatten(2)
+    wq, wk, wv = (w.view(groups, -1, w.shape[1]) for w in (wq, wk, wv))  # (g, ch/g, c)
+    v = (wv @ x.mean(2).view(x.shape[0], groups, -1, 1)).flatten(1)  # V = CV(AP(x)), (B, ch)
+    return torch.sigmoid(_Attend.apply(x, wq, wk, v, temperature, path)[0])
+
+
+def _factors(base: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, temperature: torch.Tensor, path: str) -> Tensors:
+    """Factors of the logits, in powers of two, of n images: a (n, parts, rows, d), b (n, parts, d, ch).
+
+    ``base`` is x (n, C, s) or, in the ``gram`` form, x x^T (n, C, C).
+    """
+    n, in_chs, _ = base.shape
+    groups, rows, c = wq.shape
+    temperature = temperature / math.log(2)
+    if path == "product":
+        q, k = ((w @ base.view(n, groups, c, -1)).flatten(1, 2).unsqueeze(1) for w in (wq, wk))  # (n, 1, ch, s)
+        of_q, of_k = (_rate(t.square().sum(3, keepdim=True)) for t in (q, k))
+        return q * (temperature * of_q), (k * of_k).transpose(2, 3)
+    own = base.view(n, groups, c, groups, c).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # (n, g, c, c)
+    of_q, of_k = (_rate(((w @ own) * w).sum(3, keepdim=True)) for w in (wq, wk))  # (n, g, ch/g, 1)
+    kx = (wk * of_k) @ base.view(n, groups, c, in_chs)  # (n, g, ch/g, c) @ (n, g, c, C) -> (n, g, ch/g, C)
+    b = kx.view(n, groups * rows, groups, c).permute(0, 2, 3, 1)  # (n, g, c, ch)
+    return wq * (temperature * of_q), b
+
+
+def _rate(square: torch.Tensor) -> torch.Tensor:
+    return square.clamp_min(EPSILON).rsqrt()
+
+
+def _images(batch: int, ch: int, path: str) -> Iterator[slice]:
+    """Slices of the batch whose logits make one block, or one image where its own are more.
+
+    In the ``gram`` form one image's factors are views and those of several are copies, which pays for small ones.
+    """
+    step = max(1, BLOCK_ELEMENTS // (8 if path == "gram" else 1) // (ch * ch))
+    return (slice(first, first + step) for first in range(0, batch, step))
+
+
+def _blocks(a: torch.Tensor, ch: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the parts and rows of a (n, parts, rows, d): some rows of a single part, or some whole parts."""
+    n, parts, rows, _ = a.shape
+    at_once = max(1, BLOCK_ELEMENTS // (n * ch))
+    part_step = max(1, at_once // rows)
+    row_step = rows if parts > 1 else min(rows, at_once)
+    for part in range(0, parts, part_step):
+        for row in range(0, rows, row_step):
+            yield slice(part, part + part_step), slice(row, row + row_step)
+
+
+class _Attend(torch.autograd.Function):
+    """softmax(a b) V, one image or a few at a time; the backward pass makes factors and blocks again.
+
+    With P the softmax and o = P V: dA_ij = do_i P_ij (v_j - o_i), dv_j = sum_i P_ij do_i, da = dA b^T, db = a^T dA.
+    What follows for x, Wq, Wk and the temperature is left to autograd, through the factors of these images alone.
+    """
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, v: torch.Tensor, temperature: torch.Tensor, path: str
+    ) -> Tensors:
+        """The attended value and log2 of the rows' sums, each (B, ch); and x x^T, empty in the ``product`` form."""
+        gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(0)
+        base = gram if path == "gram" else x
+        o, lse = torch.empty_like(v), torch.empty_like(v)
+        for images in _images(*v.shape, path):
+            a, b = _factors(base[images], wq, wk, temperature, path)
+            v_n = v[images, None, None]
+            o_n, lse_n = (t[images].view(a.shape[:3]) for t in (o, lse))
+            for part, row in _blocks(a, v.shape[1]):
+                e = (a[:, part, row] @ b[:, part]).exp2_()
+                total = e.sum(3)
+                o_n[:, part, row] = e.mul_(v_n).sum(3).div_(total)
+                lse_n[:, part, row] = total.log2_()
+        return o, lse, gram
+
+    @staticmethod
+    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensors) -> None:
+        *tensors, ctx.path = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor, *_: torch.Tensor) -> tuple:
+        x, wq, wk, v, temperature, o, lse, gram = ctx.saved_tensors
+        base = gram if ctx.path == "gram" else x
+        dbase, dv = torch.empty_like(base), torch.zeros_like(v)
+        shared = [torch.zeros_like(t) for t in (wq, wk, temperature)]
+        for images in _images(*v.shape, ctx.path):
+            inputs = [t.detach().requires_grad_() for t in (base[images], wq, wk, temperature)]
+            with torch.enable_grad():
+                factors = _factors(*inputs, ctx.path)
+            a, b = (t.detach() for t in factors)
+            v_n = v[images, None, None]
+            o_n, lse_n, do_n = (t[images].reshape(*a.shape[:3], 1) for t in (o, lse, do))
+            da, db = torch.empty_like(a), b.new_zeros(b.shape)  # contiguous, unlike b
+            for part, row in _blocks(a, v.shape[1]):
+                a_block, b_block, do_block = a[:, part, row], b[:, part], do_n[:, part, row]
+                p = (a_block @ b_block).sub_(lse_n[:, part, row]).exp2_()
+                dv[images] += (p * do_block).sum((1, 2))
+                d_logits = p.mul_(v_n - o_n[:, part, row])  # dA but for the row's factor do_i
+                do_block = do_block * math.log(2)  # the logits are powers of two
+                # da^T = b dA^T: a product with a short first factor, not with a narrow second one, is the faster
+                da[:, part, row] = (b_block @ d_logits.transpose(2, 3)).transpose(2, 3) * do_block
+                db[:, part] += (a_block * do_block).transpose(2, 3) @ d_logits
+            dbase[images], *grads = torch.autograd.grad(factors, inputs, (da, db))
+            for total, grad in zip(shared, grads, strict=True):
+                total += grad
+        dwq, dwk, dt = shared
+        dx = (dbase + dbase.transpose(1, 2)) @ x if ctx.path == "gram" else dbase
+        return dx, dwq, dwk, dv, dt, None
+
+
+class CosineAttention2d(ChannelAttention2d):
+    """The paper's unit with cosine attention; one parameter more, the logarithm of the temperature.
+
+    It is the logarithm that is learned, so that Adam changes the temperature in proportion: at a rate of 0.0005, 100
+    steps change it by at most 5 %.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, groups: int = 32) -> None:
+        super().__init__(in_chs, out_chs, groups)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(START)))
+
+    def temperature(self) -> torch.Tensor:
+        """The temperature, at most ``LIMIT``."""
+        return self.log_temperature.exp().clamp(max=LIMIT)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits (B, ch, ch), for measuring."""
+        return cosine_logits(x, self.query.weight, self.key.weight, self.temperature(), self.groups)
+
+    def scale(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale (B, ch); in the plain form in a trace, and where ``force_path`` asks for it."""
+        weights = (self.query.weight, self.key.weight, self.value.weight)
+        path = choose_path(x.shape[1], weights[0].shape[0], self.groups, *x.shape[2:])
+        if torch.jit.is_tracing() or path == "plain":
+            return cosine_scale_reference(x, *weights, self.temperature(), self.groups)
+        return cosine_scale(x, *weights, self.temperature(), self.groups, path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
+        return self._scaled_output(x, self.scale(x))

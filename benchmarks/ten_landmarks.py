@@ -1,0 +1,99 @@
+"""Ten landmarks with 1,000 tourists' photos each, made a prepared set from a clone of cadelau/NN_EECS_445 on GitHub.
+
+Usage::
+
+    git clone --mirror https://github.com/cadelau/NN_EECS_445      # about 430 MB; a clone with a work tree serves too
+    python benchmarks/ten_landmarks.py NN_EECS_445.git OUTPUT      # OUTPUT/photos, and the prepared set in OUTPUT/data
+
+The repository states no licence, and its photos show private people. They are for measuring only: publish results, file
+names, classes and splits, never a photo, a picture made of photos, or weights that were trained on them.
+
+The labelled photos of data/landmarks.csv (both of its partitions; 2,500 more have no label) are written one folder a
+class and split anew, 3 : 2 : 5 by group of near duplicates: 300, 200 and 500 photos of every class.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+
+from timm_landmark import cli
+from timm_landmark.errors import UserError
+
+LABELS = "data/landmarks.csv"
+COLUMNS = ("filename", "semantic_label")
+PREPARE = ("--size", "128", "--split", "3", "2", "5")
+
+
+def read_labels(repository: Path) -> dict[str, str]:
+    """File name -> class of the labelled photos, in the order of the repository's csv.
+
+    Raises:
+        UserError: If there is no such repository, or its csv is missing or of another form.
+    """
+    text = dict(read_blobs(repository, [LABELS]))[LABELS].decode("utf-8")
+    reader = csv.DictReader(text.splitlines())
+    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        raise UserError(f"REPOSITORY {repository}: {LABELS} lacks a column of {', '.join(COLUMNS)}; take another clone")
+    labels = {row["filename"]: row["semantic_label"] for row in reader if row["semantic_label"]}
+    for name in {*labels, *labels.values()}:
+        if name != PurePath(name).name:
+            raise UserError(f"REPOSITORY {repository}: {LABELS} names {name!r}, which is no plain name of a file")
+    if not labels:
+        raise UserError(f"REPOSITORY {repository}: {LABELS} has no row with a label; take another clone")
+    return labels
+
+
+def read_blobs(repository: Path, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Path and content of each file at the repository's HEAD, read from git's objects: a work tree is not needed.
+
+    Raises:
+        UserError: If the repository or a file is missing.
+    """
+    git_dir = repository / ".git" if (repository / ".git").exists() else repository
+    command = ["git", "--git-dir", str(git_dir), "cat-file", "--batch"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as git:
+        for path in paths:
+            try:
+                git.stdin.write(f"HEAD:{path}\n".encode())
+                git.stdin.flush()
+            except BrokenPipeError:
+                pass  # git has ended; its answer is empty
+            answer = git.stdout.readline().split()
+            if not answer:
+                reason = git.stderr.read().decode().strip()
+                raise UserError(f"REPOSITORY {repository}: no git repository ({reason}); clone cadelau/NN_EECS_445")
+            if answer[-1] == b"missing":
+                raise UserError(f"REPOSITORY {repository}: {path} is not in it; take a whole clone of the repository")
+            yield path, git.stdout.read(int(answer[2]))
+            git.stdout.read(1)  # the line end after the content
+
+
+def write_photos(repository: Path, labels: Mapping[str, str], folder: Path) -> None:
+    """Writes the photos as ``folder/<class>/<file name>``; what an earlier run wrote is written again."""
+    for label in set(labels.values()):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+    for path, content in read_blobs(repository, [f"data/images/{name}" for name in labels]):
+        name = PurePath(path).name
+        (folder / labels[name] / name).write_bytes(content)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes photos and prepared set; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="ten_landmarks.py", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("repository", type=Path, metavar="REPOSITORY", help="clone: a work tree, or a bare repository")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for photos/ and data/")
+    args = parser.parse_args(argv)
+    photos, data = args.output / "photos", args.output / "data"
+    try:
+        write_photos(args.repository, read_labels(args.repository), photos)
+    except UserError as error:
+        print(f"ten_landmarks.py: error: {error}", file=sys.stderr)
+        return 2
+    return cli.main(["prepare", "--images", str(photos), "--output", str(data), *PREPARE])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
