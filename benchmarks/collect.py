@@ -11,17 +11,19 @@ from typing import Any
 import yaml
 from comparison import read_csv
 
-from timm_landmark.files import sha256_file, write_json
+from timm_landmark.data.address import Place
+from timm_landmark.data.layout import data_digest
+from timm_landmark.files import write_json
 
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")
 
 
-def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
+def collect(data: Place, runs: Sequence[Path], results: Path) -> None:
     """Writes a comparison's folder as ``comparison.load`` reads it.
 
     Args:
-        data: The prepared data set that the runs were trained on.
+        data: The prepared data set that the runs were trained on, in folders or in shards.
         runs: Run folders named ``<model>-s<seed>``; those that do not belong in it are left out, with the reason.
         results: The comparison's folder, made if missing; a run that is there already is replaced.
 
@@ -29,11 +31,11 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
         FileNotFoundError: If the data set or a finished run lacks a file.
     """
     results.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(data / "classes.csv", results / "classes.csv")
+    (results / "classes.csv").write_bytes((data / "classes.csv").read_bytes())
     dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     write_json(results / "dataset.json", without_paths(dataset, {}))
     _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
-    digest = sha256_file(data / "manifest.csv")
+    digest = data_digest(data)
     for run in runs:
         if reason := _left_out(run, digest):
             print(f"{run.name} {reason}: left out")

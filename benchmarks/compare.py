@@ -21,6 +21,9 @@ from pathlib import Path
 from collect import collect, finished
 from comparison import claims
 
+from timm_landmark.data.address import Place, place
+from timm_landmark.errors import UserError
+
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
 QUICK_EPOCHS, QUICK_IMG_SIZE = 4, 96  # Inception needs 75 pixels
@@ -31,7 +34,7 @@ QUICK_OPTIONS = ["-b", "16", "--workers", "0"]  # batches of 64 would make two s
 class Plan:
     """What is to be trained, on what, where to and how."""
 
-    data: Path
+    data: Place
     output: Path
     models: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -45,7 +48,10 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code of the first verb that fails, else 0."""
-    args = _parser().parse_args(argv)
+    try:
+        args = _parser().parse_args(argv)
+    except UserError as error:
+        _parser().error(str(error))
     plan = _plan(args)
     if not args.collect_only:
         if args.quick and (code := _synthesize(plan.data)):
@@ -63,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compare.py", description="Train models x seeds alike, evaluate, report.")
-    parser.add_argument("--data", type=Path, help="prepared data set; with --quick one is drawn into OUT/data")
+    parser.add_argument("--data", type=place, help="prepared data set; with --quick one is drawn into OUT/data")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder for runs, results and report")
     parser.add_argument(
         "--models", nargs="+", default=list(claims.SEVEN), help="timm names; default: the paper's seven"
@@ -117,7 +123,7 @@ def _train_all(plan: Plan) -> int:
         resume = ["--resume"] * (folder / "run.json").exists()
         places = ["--data", str(plan.data), "--output", str(folder)]
         code = _verb("train", model, *places, "--seed", str(seed), *resume, *plan.options)
-        code = code or _verb("evaluate", str(folder), "--split", "test")
+        code = code or _verb("evaluate", str(folder), "--data", str(plan.data), "--split", "test")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code

@@ -6,7 +6,6 @@ from typing import Any
 
 from timm_landmark.data.card import rights
 from timm_landmark.data.layout import SPLITS, ClassRow
-from timm_landmark.files import sha256_file
 from timm_landmark.runs import Run, best_epoch, read_summary
 from timm_landmark.text import markdown, printable
 
@@ -212,10 +211,10 @@ def _start(info: dict[str, Any]) -> str | None:
 
 def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
     """What may be said of the training data: from its own dataset.json where that data set is at hand."""
-    from timm_landmark.data.layout import read_info
+    from timm_landmark.data.layout import data_digest, read_info
 
     release, digest = "", run.info.get("data_digest")
-    if run.data is not None and sha256_file(run.data / "manifest.csv") == digest:
+    if run.data is not None and data_digest(run.data) == digest:
         release = printable(str(read_info(run.data).get("release") or ""), 80)
     known = rights(release)
     drawn = "The pictures were drawn by code; nobody else has rights in them." if release == "synthetic" else None

@@ -10,9 +10,11 @@ from typing import Any
 
 from timm_landmark import init_from
 from timm_landmark import train_checks as checks
-from timm_landmark.data.layout import ClassRow, write_rows
-from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file
+from timm_landmark.data import shard_reader
+from timm_landmark.data.address import place
+from timm_landmark.data.layout import ClassRow, data_digest, write_rows
+from timm_landmark.data.shards import in_shards
+from timm_landmark.errors import UserError, without_traceback
 from timm_landmark.machine import machine_info
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 
@@ -55,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument("--data", type=Path, help="prepared data set (timm-landmark prepare or synthesize)")
+    parser.add_argument(
+        "--data", type=place, help="prepared data set (timm-landmark prepare or synthesize): a folder, or an address"
+    )
     parser.add_argument("--output", type=Path, metavar="RUN", help="folder of this run; must be new unless --resume")
     parser.add_argument(
         "--init-from",
@@ -102,6 +106,8 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     args = trainer.parser.parse_args(options)
     checks.check_values(args, paper)
     checks.check_splits(own.data, [args.train_split, args.val_split])
+    if in_shards(own.data):
+        shard_reader.check_shards(own.data, classes, args, processes)
     accumulation = getattr(args, "grad_accum_steps", 1)
     share = checks.batch_share(args.batch_size, processes, accumulation)
     info = {
@@ -111,7 +117,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         "img_size": args.img_size,
         "epochs": args.epochs,
         "rate_rule": "paper" if paper else f"timm {args.sched}",
-        "data_digest": sha256_file(own.data / "manifest.csv"),
+        "data_digest": data_digest(own.data),
         "num_classes": len(classes),
         "global_batch": args.batch_size,
         "processes": processes,
@@ -161,7 +167,9 @@ def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
 
     device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
     checks.check_device(device)
-    options = ["--model", model, "--data-dir", str(own.data), "--class-map", str(own.data / "class_map.txt")]
+    # shards hold class indices, and timm would look them up among the names of a class map
+    dataset, class_map = (shard_reader.NAME, "") if in_shards(own.data) else ("", str(own.data / "class_map.txt"))
+    options = ["--model", model, "--data-dir", str(own.data), "--dataset", dataset, "--class-map", class_map]
     options += ["--num-classes", str(classes), "--device", device]
     for name in ("seed", "epochs", "img_size"):
         if getattr(own, name) is not None:
@@ -215,10 +223,12 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     if rank == 0:
         print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
     try:
-        with installed(run, args.seed, rank, paper, after_epoch):
+        with installed(run, args.seed, rank, paper, after_epoch), shard_reader.installed():
             trainer.run(options)
     except KeyboardInterrupt:
         pass  # as timm's script ends its loop
+    except UserError as error:
+        raise without_traceback(error) from None
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) or "out of memory" in str(error) or "PytorchStreamWriter" in str(error):
             message = (str(error).splitlines() or [""])[0]

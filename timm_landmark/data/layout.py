@@ -1,6 +1,6 @@
 """The prepared data set's files: what ``prepare`` and ``synthesize`` write and everything else reads.
 
-DATA/train|validation|test/<class folder>/<image_id>.jpg
+DATA/train|validation|test/<class folder>/<image_id>.jpg   or, in shards, DATA/<split>-NNNNNN.tar and DATA/_info.json
 DATA/classes.csv     class,landmark_id,name,train,validation,test   (class index = line order)
 DATA/class_map.txt   one class folder a line (timm's --class-map)
 DATA/manifest.csv    image_id,landmark_id,class,split,sha256,source (sorted by image_id)
@@ -9,6 +9,7 @@ DATA/dataset.json    source release, arguments, seed, counts, digest of the mani
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from timm_landmark.data.address import Place
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
 
@@ -82,7 +84,7 @@ def write_rows(data: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
     write_atomic(data / FILES[row_type], render_rows(row_type, rows))
 
 
-def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
+def read_rows(data: Place, row_type: type[Row]) -> list[Row]:
     """Reads classes.csv, manifest.csv or rejects.csv of a prepared data set.
 
     Raises:
@@ -90,7 +92,7 @@ def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
     """
     path = data / FILES[row_type]
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             lines = list(reader)
@@ -107,6 +109,11 @@ def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
         raise UserError(f"{path}: a line does not fit the columns {','.join(header)} ({error})") from None
 
 
+def data_digest(data: Place) -> str:
+    """Hex SHA-256 of manifest.csv, which names a prepared data set."""
+    return hashlib.sha256((data / FILES[ManifestRow]).read_bytes()).hexdigest()
+
+
 def _parse(row_type: type[Row], line: Sequence[str]) -> Row:
     if len(line) != len(fields(row_type)):
         raise ValueError(f"{len(line)} fields in {','.join(line)!r}")
@@ -115,7 +122,7 @@ def _parse(row_type: type[Row], line: Sequence[str]) -> Row:
     )
 
 
-def read_info(data: Path) -> dict[str, Any]:
+def read_info(data: Place) -> dict[str, Any]:
     """Reads dataset.json.
 
     Raises:
