@@ -6,22 +6,25 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from comparison import read_csv
 
+from timm_landmark.data.address import Place
 from timm_landmark.files import write_atomic, write_json
 
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")
+Images: TypeAlias = set[tuple[str, str, str]]  # id, class, split
+Counts: TypeAlias = list[tuple[str, ...]]  # of each class: folder, landmark, images in each split
 
 
-def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
+def collect(data: Place, runs: Sequence[Path], results: Path) -> None:
     """Writes a comparison's folder as ``comparison.load`` reads it.
 
     Args:
-        data: The prepared data set that the runs were trained on.
+        data: The prepared data set that the runs were trained on, in folders or in shards.
         runs: Run folders named ``<model>-s<seed>``; those that do not belong in it are left out, with the reason.
         results: The comparison's folder, made if missing, with ``same_images``; a run that is there already is
             replaced, what is recorded of the data set stays.
@@ -31,25 +34,26 @@ def collect(data: Path, runs: Sequence[Path], results: Path) -> None:
     """
     results.mkdir(parents=True, exist_ok=True)
     if not (results / "images.csv").exists():
-        shutil.copyfile(data / "classes.csv", results / "classes.csv")
+        write_atomic(results / "classes.csv", (data / "classes.csv").read_bytes())
         dataset = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
         write_json(results / "dataset.json", without_paths(dataset, {}))
         _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
+    counts, images = _counts(data), _images(data / "manifest.csv")
     for run in runs:
-        if reason := _left_out(run, data):
+        if reason := _left_out(run, counts, images):
             print(f"{run.name} {reason}: left out")
         else:
             _collect_run(run, results / run.name)
 
 
-def same_images(data: Path, results: Path) -> bool:
+def same_images(data: Place, results: Path) -> bool:
     """Whether a comparison's folder is of the data set's images, classes and splits, or holds none yet."""
     if not (results / "images.csv").exists():
         return True
     return _images(results / "images.csv") == _images(data / "manifest.csv")
 
 
-def _images(path: Path) -> set[tuple[str, str, str]]:
+def _images(path: Place) -> Images:
     return {(row["image_id"], row["class"], row["split"]) for row in read_csv(path)}
 
 
@@ -62,7 +66,7 @@ def finished(run: Path) -> bool:
     return bool(info.get("finished")) and "test" in info.get("evaluation", {})
 
 
-def _left_out(run: Path, data: Path) -> str:
+def _left_out(run: Path, counts: Counts, images: Images) -> str:
     """Why a run cannot stand beside the others; empty when it can.
 
     The images decide, not the digest, which also differs where the same photos were packed anew: the run must have
@@ -74,12 +78,12 @@ def _left_out(run: Path, data: Path) -> str:
     if info["evaluation"]["test"]["data_digest"] != info["data_digest"]:
         return "was tested on another data set than it was trained on"
     tested = {(row["image_id"], row["class"], "test") for row in read_csv(run / "predictions-test.csv")}
-    if _counts(run) != _counts(data) or tested != {row for row in _images(data / "manifest.csv") if row[2] == "test"}:
+    if _counts(run) != counts or tested != {row for row in images if row[2] == "test"}:
         return "was trained on another data set"
     return "did not start from random weights (--init-from)" if "init_from" in info else ""
 
 
-def _counts(folder: Path) -> list[tuple[str, ...]]:
+def _counts(folder: Place) -> Counts:
     columns = ("class", "landmark_id", "train", "validation", "test")
     return [tuple(row[column] for column in columns) for row in read_csv(folder / "classes.csv")]
 

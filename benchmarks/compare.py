@@ -21,6 +21,9 @@ from pathlib import Path
 from collect import collect, finished, same_images
 from comparison import claims, is_variant
 
+from timm_landmark.data.address import Place, place
+from timm_landmark.errors import UserError
+
 VERBS = ("-m", "timm_landmark.cli")
 ABLATIONS = Path(__file__).with_name("ablations.py")  # the same verbs, with the variants as models
 
@@ -35,7 +38,7 @@ EVALUATED = ("validation", "test")  # logits and features of both stay beside th
 class Plan:
     """What is to be trained, on what, where to and how."""
 
-    data: Path
+    data: Place
     output: Path
     models: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -49,7 +52,13 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code of the first verb that fails, else 0."""
-    args = _parser().parse_args(argv)
+    try:
+        return _compare(_parser().parse_args(argv))
+    except UserError as error:
+        _parser().error(str(error))
+
+
+def _compare(args: argparse.Namespace) -> int:
     plan = _plan(args)
     results = args.results or plan.output / "results"
     if args.quick and not args.collect_only and (code := _synthesize(plan.data)):
@@ -68,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compare.py", description="Train models x seeds alike, evaluate, report.")
-    parser.add_argument("--data", type=Path, help="prepared data set; with --quick one is drawn into OUT/data")
+    parser.add_argument("--data", type=place, help="prepared data set; with --quick one is drawn into OUT/data")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder for runs, results and report")
     parser.add_argument(
         "--models", nargs="+", default=list(claims.SEVEN), help="timm names; default: the paper's seven"
@@ -120,11 +129,12 @@ def _train_all(plan: Plan) -> int:
         left = f", about {elapsed / done * (len(waiting) - done) / 60:.0f} min left" if done else ""
         print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
         resume = ["--resume"] * (folder / "run.json").exists()
-        places = ["--data", str(plan.data), "--output", str(folder)]
+        data = ["--data", str(plan.data)]
         command = [str(ABLATIONS)] if is_variant(model) else VERBS
-        code = _run(*command, "train", model, *places, "--seed", str(seed), *resume, *plan.options)
+        train = ["train", model, *data, "--output", str(folder), "--seed", str(seed), *resume, *plan.options]
+        code = _run(*command, *train)
         for split in EVALUATED:
-            code = code or _run(*command, "evaluate", str(folder), "--split", split, "--keep-features")
+            code = code or _run(*command, "evaluate", str(folder), *data, "--split", split, "--keep-features")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code

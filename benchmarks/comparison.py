@@ -136,8 +136,8 @@ def _load_run(folder: Path) -> Run:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries."""
-    with open(path, newline="", encoding="utf-8") as file:
+    """Rows of a CSV file, or of one at an address, as dictionaries."""
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from comparison import FIGURES, REPOSITORY, RESULTS, claims, figure_models, load
 from results_schema import check_comparison
 from speed_tables import speed_block, speed_ratios, throughput
-from tables import card_details, card_results, claims_table, counts_table, table_3
+from tables import card_details, card_results, claims_table, counts_table, shard_epochs_table, table_3
 from verdicts import judge
 
 README = REPOSITORY / "README.md"
@@ -31,6 +31,8 @@ PHOTOS = RESULTS / "photos"
 SYNTHETIC = RESULTS / "synthetic"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
+DATA_PAGE = REPOSITORY / "docs" / "data.md"
+SHARD_EPOCHS = RESULTS / "shard_epochs.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +82,9 @@ def rendered() -> dict[Path, str]:
     cards = sorted(CARDS.glob("*.*.md"))  # <model>.<tag>.md
     return {
         README: replace_blocks(README.read_text(encoding="utf-8"), blocks(runs)),
+        DATA_PAGE: replace_blocks(
+            DATA_PAGE.read_text(encoding="utf-8"), {"shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS))}
+        ),
         RUNS: json.dumps(runs, indent=2, ensure_ascii=False) + "\n",
         **{
             card: replace_blocks(card.read_text(encoding="utf-8"), card_blocks(card.name.split(".")[0]))

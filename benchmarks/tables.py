@@ -160,3 +160,22 @@ def claims_table(verdicts: Mapping[int, Any]) -> str:
         for claim in claims.CLAIMS
     ]
     return markdown(["", "the paper says (section)", "verdict", "evidence"], rows, left=4)
+
+
+def shard_epochs_table(result: Mapping[str, Any]) -> str:
+    """How many images of an epoch are repeated and left out where they are read from shards."""
+    header = ["images: training, validation", "processes", "`--workers`"]
+    header += [f"{split}: {what}" for split in ("training", "validation") for what in ("repeated", "left out")]
+    rows = [
+        [
+            ", ".join(f"{count:,}" for count in row["images"]),
+            *(str(row[key]) for key in ("processes", "workers")),
+            *(f"{row[split][key]:,}" for split in ("train", "validation") for key in ("repeated", "left_out")),
+        ]
+        for row in result["rows"]
+    ]
+    batch = result["batch"]
+    return (
+        f"Measured: timm's reader, first epoch, a global batch of {batch} ({batch // 3 * 3} with 3 processes).\n\n"
+        f"{markdown(header, rows)}"
+    )

@@ -11,7 +11,7 @@ import compare
 import comparison
 import pytest
 import yaml
-from train_data import make_data
+from train_data import make_data, pack
 
 MODELS = ["test_resnet", "test_vit2"]
 VARIANT = "resneat50_scale1_shuffle"  # of ablations.py, unknown to the package's own command line
@@ -78,6 +78,18 @@ def test_a_variant_is_trained_and_evaluated_by_the_same_command(tmp_path):
     assert compare_py(tmp_path, make_data(tmp_path / "data"), models=[VARIANT]) == 0, (tmp_path / "log.txt").read_text()
     (run,) = comparison.load(tmp_path / "out" / "results").runs[VARIANT]
     assert run.info["model"] == VARIANT and 0 <= sum(run.hits(1, list(run.ranks))) <= 18
+
+
+@pytest.mark.full
+def test_a_set_in_shards_given_by_a_command(tmp_path):
+    """A run does not remember a command, so every verb is given it."""
+    data = pack(make_data(tmp_path / "data"), tmp_path / "shards")
+    assert compare_py(tmp_path, f"pipe:cat {data}", models=MODELS[:1]) == 0, (tmp_path / "log.txt").read_text()
+    assert list(comparison.load(tmp_path / "out" / "results").runs) == MODELS[:1]
+    assert {file.name for file in (tmp_path / "out" / "runs" / "test_resnet-s0").glob("features-*")} == {
+        "features-validation.npz",
+        "features-test.npz",
+    }
 
 
 @pytest.mark.full
@@ -179,6 +191,7 @@ def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
     [
         ([], "--data"),
         (["--data", "nowhere"], "--data nowhere"),
+        (["--data", "s3://bucket/DATA"], "--data s3://bucket/DATA: only addresses with http://"),
         (["--data", "DATA", "--seeds", "a"], "--seeds"),
         (["--data", "DATA", "--collect-only"], "none of resnet50"),
     ],

@@ -78,7 +78,7 @@ def test_tar_bytes_depend_on_the_images_only(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e9)
     small_dataset(tmp_path / "two", form="webdataset")
     names = sorted(path.name for path in (tmp_path / "one").glob("*.tar"))
-    assert len(names) == 3 * sum(COUNTS.values())  # fewer than LEAST_SHARDS images: a shard each
+    assert len(names) == 3 * sum(COUNTS.values())  # fewer images than SHARES: a shard each
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     with tarfile.open(tmp_path / "one" / names[0]) as archive:
@@ -95,11 +95,12 @@ def rows(count: int, classes: int = 10) -> list[ManifestRow]:
 def test_plan_mixes_classes_and_depends_on_seed_and_ids_alone():
     plan = plan_shards(rows(40_000), seed=3)
     sizes = {len(members) for members in plan.values()}
-    assert len(plan) == 80 and sizes == {500}
+    assert len(plan) == shards.SHARES and sizes == {416, 417}
     assert all(len({row.folder for row in members}) == 10 for members in plan.values())
     assert list(plan_shards(list(reversed(rows(40_000))), seed=3).values()) == list(plan.values())
     assert plan_shards(rows(40_000), seed=4) != plan
-    assert len(plan_shards(rows(1000), seed=0)) == shards.LEAST_SHARDS
+    assert len(plan_shards(rows(1000), seed=0)) == shards.SHARES
+    assert len(plan_shards(rows(shards.SHARES * shards.SHARD_IMAGES + 1), seed=0)) == 2 * shards.SHARES
     assert plan_shards([], seed=0) == {}
 
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, write_rows
+from timm_landmark.data.check import stored_name, write_sums
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, read_rows, write_rows
+from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
 from timm_landmark.files import sha256_file
 
 
@@ -39,3 +42,18 @@ def make_data(
     (path / "class_map.txt").write_text("".join(f"{folder}\n" for folder in folders))
     (path / "dataset.json").write_text(json.dumps({"source": "test", "version": "test"}))
     return path
+
+
+def pack(data: Path, target: Path) -> Path:
+    """Writes the data set ``data`` again, with its images in shards."""
+    target.mkdir()
+    for file in data.iterdir():
+        if file.is_file():
+            shutil.copy2(file, target)
+    index = {row.folder: number for number, row in enumerate(read_rows(data, ClassRow))}
+    plan = plan_shards(read_rows(data, ManifestRow), seed=0)
+    for name, rows in plan.items():
+        write_shard(target / name, rows, index, lambda row: (data / stored_name(row)).read_bytes())
+    write_shard_info(target, plan)
+    write_sums(target)
+    return target

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="stand-in for timm's train.py", add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("--data-dir")
+    add("--dataset", default="")
     add("--class-map", default="")
     add("--train-split", default="train")
     add("--val-split", default="validation")
@@ -140,6 +141,8 @@ def _train(args: argparse.Namespace) -> None:
     if start:
         scheduler.step(start)
     for epoch in range(start, epochs):
+        if hasattr(train_loader.dataset, "set_epoch"):
+            train_loader.dataset.set_epoch(epoch)
         trained = _train_epoch(epoch, task, train_loader, optimizer, scheduler)
         validated = _validate(model, eval_loader, device)
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -160,12 +163,13 @@ def _loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -
     mode = "RGB" if config["input_size"][0] == 3 else "L"
     sets = [
         create_dataset(
-            "",
+            args.dataset,
             root=args.data_dir,
             split=split,
             is_training=training,
             class_map=args.class_map,
             batch_size=args.batch_size,
+            seed=args.seed,
             input_img_mode=mode,
         )
         for split, training in ((args.train_split, True), (args.val_split, False))

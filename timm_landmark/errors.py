@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The message names the argument, its value and the remedy.
     """
+
+
+def without_traceback(error: UserError) -> UserError:
+    """The same error without what a loading process of torch puts in front of it: its traceback."""
+    return UserError(str(error).rsplit("UserError: ", 1)[-1].strip())

@@ -3,17 +3,18 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from timm_landmark import train_checks as checks
-from timm_landmark.data.layout import SPLITS, ClassRow, data_digest
-from timm_landmark.errors import UserError
+from timm_landmark.data.address import Place, place
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, data_digest
+from timm_landmark.data.split_reader import SplitReader
+from timm_landmark.errors import UserError, without_traceback
 from timm_landmark.files import atomic_path, write_atomic
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder given to train --output")
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    parser.add_argument("--data", type=Path, help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument("--data", type=place, help="prepared data set (default: the one the run was trained on)")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=64, help="images a step (default: 64)")
     parser.add_argument("-j", "--workers", type=int, default=0, help="loading processes (default: 0)")
@@ -94,25 +95,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class _Photos:
-    """A split's images for timm's loader, which sets ``transform``; timm's own takes another image for a broken one."""
-
-    transform: Callable[[Image.Image], Any]
-
-    def __init__(self, files: list[Path], mode: str) -> None:
-        self.files, self._mode = files, mode
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        try:
-            with Image.open(self.files[index]) as image:
-                return self.transform(image.convert(self._mode)), index
-        except OSError as error:
-            raise UserError(f"{self.files[index]} cannot be read ({error}); prepare the data set again") from None
-
-
 def validation_loader(
     dataset: Any, config: Mapping[str, Any], batch_size: int, workers: int, device: "torch.device"
 ) -> Iterable[tuple["torch.Tensor", "torch.Tensor"]]:
@@ -132,22 +114,24 @@ def validation_loader(
 
 
 def photo_loader(
-    run: Run, data: Path, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
-) -> tuple[Iterable[tuple["torch.Tensor", "torch.Tensor"]], list[Path]]:
-    """Batches of a split's images, prepared as for the run's validation, and the files in the same order.
+    run: Run, data: Place, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
+) -> tuple[Iterable[tuple["torch.Tensor", "torch.Tensor"]], list[ManifestRow]]:
+    """Batches of a split's images, prepared as for the run's validation, and what the manifest says of each image.
 
-    Args and errors are those of :func:`predict_split`; the images of a batch have shape (n, channels, P, P).
+    Args and errors are those of :func:`predict_split`; the images of a batch have shape (n, channels, P, P), beside
+    them are their places in the list.
     """
     import torch
+    from timm.data import IterableImageDataset
 
-    photos = _Photos(sorted((data / split).glob("*/*.jpg")), "RGB" if run.input_size[0] == 3 else "L")
-    loader = validation_loader(photos, vars(run), batch_size, workers, torch.device(device))
-    return loader, photos.files
+    reader = SplitReader(data, split, batch_size, "RGB" if run.input_size[0] == 3 else "L")
+    dataset = IterableImageDataset(None, reader=reader)
+    return validation_loader(dataset, vars(run), batch_size, workers, torch.device(device)), reader.rows
 
 
 def predict_split(
     run: Run,
-    data: Path,
+    data: Place,
     split: str,
     device: str = "cpu",
     batch_size: int = 64,
@@ -167,32 +151,43 @@ def predict_split(
 
     Returns:
         One prediction an image, in order of image ids.
+
+    Raises:
+        UserError: If an image cannot be read, or one is not read exactly once.
     """
     import torch
     from tqdm import tqdm
 
     model = load_run_model(run, device)
     folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
-    loader, files = photo_loader(run, data, split, device, batch_size, workers)
-    predictions, kept = [], []
+    loader, rows = photo_loader(run, data, split, device, batch_size, workers)
+    predictions: dict[int, Prediction] = {}
+    read, kept = 0, []
     try:
         with torch.inference_mode():
-            for images, _ in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
+            for images, numbers in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
                 maps = model.forward_features(images)
                 logits = model.forward_head(maps)
                 if features is not None:
                     pooled = model.forward_head(maps, pre_logits=True)
                     kept.append([values.to("cpu", torch.float16).numpy() for values in (logits, pooled)])
                 top = logits.float().softmax(-1).topk(min(5, len(folders)))
-                for confidence, indices in zip(top.values[:, 0].tolist(), top.indices.tolist(), strict=True):
-                    file = files[len(predictions)]
+                answers = zip(numbers.tolist(), top.values[:, 0].tolist(), top.indices.tolist(), strict=True)
+                for number, confidence, indices in answers:
                     names = tuple(folders[index] for index in indices)
-                    predictions.append(Prediction(file.stem, file.parent.name, names, confidence))
-    except UserError as error:  # a loading process puts its traceback in front
-        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
-    if features is not None:
-        write_features(features, [row.image_id for row in predictions], *map(np.concatenate, zip(*kept, strict=True)))
-    return sorted(predictions, key=lambda prediction: prediction.image_id)
+                    predictions[number] = Prediction(rows[number].image_id, rows[number].folder, names, confidence)
+                read += len(images)
+    except UserError as error:
+        raise without_traceback(error) from None
+    if not read == len(predictions) == len(rows):
+        raise UserError(
+            f"--data {data}: {read} images of {split} were read, {len(predictions)} different ones, of the {len(rows)} "
+            "in manifest.csv; prepare the data set again"
+        )
+    if features is not None:  # each image came once, so the predictions are in the order of the batches
+        ids = [prediction.image_id for prediction in predictions.values()]
+        write_features(features, ids, *map(np.concatenate, zip(*kept, strict=True)))
+    return sorted(predictions.values(), key=lambda prediction: prediction.image_id)
 
 
 def write_features(path: Path, image_ids: Sequence[str], logits: np.ndarray, pooled: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_landmark.data.address import place
 from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.errors import UserError
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the weights (default: fp32)")
     parser.add_argument("--license", default="apache-2.0", metavar="ID", help="the weights' (default: apache-2.0)")
     parser.add_argument("--onnx", action="store_true", help="model.onnx beside it, checked in onnxruntime")
-    parser.add_argument("--data", type=Path, help="the data set of the run, for its release and licence, if it moved")
+    parser.add_argument("--data", type=place, help="the data set of the run, for its release and licence, if it moved")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an exported model")
     return parser
 

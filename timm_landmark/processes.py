@@ -16,7 +16,7 @@ from torch.nn import parallel
 
 @contextmanager
 def parallel_on(device: str) -> Iterator[None]:
-    """The second hook into timm's script, for CPUs alone: parallel training without device ids.
+    """A hook into timm's script, for CPUs alone: parallel training without device ids.
 
     timm's script hands the device of each process to ``torch.nn.parallel.DistributedDataParallel``, which takes none
     on a CPU and raises. Within this block it is given none there; on any other device nothing is touched.

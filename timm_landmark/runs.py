@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_landmark.data.address import Address, Place, place
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
 
@@ -36,7 +37,7 @@ class Run:
     args: dict[str, Any]
     info: dict[str, Any]
     checkpoint: Path
-    data: Path | None
+    data: Place | None
     num_classes: int
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -64,7 +65,9 @@ def load_run(path: Path) -> Run:
     model = args["model"]
     default = get_pretrained_cfg(model)
     config = resolve_data_config(args, pretrained_cfg=default.to_dict() if default else None)
-    data = Path(args["data_dir"]) if args.get("data_dir") else None
+    data = place(args["data_dir"]) if args.get("data_dir") else None
+    if isinstance(data, Address) and data.is_command:
+        data = None  # a run may come from somebody else: a command is run only for the --data of one's own
     return Run(
         path=path,
         model=model,

@@ -10,8 +10,11 @@ from typing import Any
 
 from timm_landmark import init_from
 from timm_landmark import train_checks as checks
+from timm_landmark.data import shard_reader
+from timm_landmark.data.address import place
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
-from timm_landmark.errors import UserError
+from timm_landmark.data.shards import in_shards
+from timm_landmark.errors import UserError, without_traceback
 from timm_landmark.machine import machine_info, project_commit
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 from timm_landmark.script import COMMIT, fetch_script, find_script, load_script
@@ -54,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument("--data", type=Path, help="prepared data set (timm-landmark prepare or synthesize)")
+    parser.add_argument(
+        "--data", type=place, help="prepared data set (timm-landmark prepare or synthesize): a folder, or an address"
+    )
     parser.add_argument("--output", type=Path, metavar="RUN", help="folder of this run; must be new unless --resume")
     parser.add_argument(
         "--init-from",
@@ -113,6 +118,8 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     args = trainer.parser.parse_args(options)
     checks.check_values(args, paper)
     checks.check_splits(own.data, [args.train_split, args.val_split])
+    if in_shards(own.data):
+        shard_reader.check_shards(own.data, classes, args, processes)
     accumulation = getattr(args, "grad_accum_steps", 1)
     share = checks.batch_share(args.batch_size, processes, accumulation)
     info = {
@@ -171,7 +178,9 @@ def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
 
     device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
     checks.check_device(device)
-    options = [f"--model={model}", f"--data-dir={own.data}", f"--class-map={own.data / 'class_map.txt'}"]
+    # shards hold class indices, and timm would look them up among the names of a class map
+    dataset, class_map = (shard_reader.NAME, "") if in_shards(own.data) else ("", own.data / "class_map.txt")
+    options = [f"--model={model}", f"--data-dir={own.data}", f"--dataset={dataset}", f"--class-map={class_map}"]
     options += [f"--num-classes={classes}", f"--device={device}"]
     for name in ("seed", "epochs", "img_size"):
         if getattr(own, name) is not None:
@@ -232,10 +241,16 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     if rank == 0:
         print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
     try:
-        with installed(run, args.seed, rank, paper, after_epoch, begun), processes.parallel_on(args.device):
+        with (
+            installed(run, args.seed, rank, paper, after_epoch, begun),
+            shard_reader.installed(),
+            processes.parallel_on(args.device),
+        ):
             trainer.run(options)
     except KeyboardInterrupt:
         pass  # as timm's script ends its loop
+    except UserError as error:
+        raise without_traceback(error) from None
     except (OSError, RuntimeError) as error:
         if is_distributed_env() and processes.lost_another(error):
             processes.tell()

@@ -8,7 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
+from timm_landmark.data.address import Place
 from timm_landmark.data.layout import ClassRow, read_info, read_rows
+from timm_landmark.data.shards import in_shards, read_shard_info
 from timm_landmark.errors import UserError
 from timm_landmark.runs import read_args
 from timm_landmark.runs import read_info as read_run_info
@@ -129,7 +131,7 @@ def check_values(args: argparse.Namespace, paper: bool) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if args.lr is not None and not (math.isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr}: must be a positive number, such as the paper's 0.0005")
-    for name in OWNED.keys() - {"model", "data", "data_dir", "class_map", "experiment", "val_interval"}:
+    for name in OWNED.keys() - {"model", "data", "data_dir", "dataset", "class_map", "experiment", "val_interval"}:
         if getattr(args, name, None):
             raise UserError(f"{name} in the file of -c: not here; {OWNED[name]}")
     if getattr(args, "val_interval", 1) != 1:
@@ -155,13 +157,13 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: not available ({_first(error)}); give --device cpu") from None
 
 
-def check_data(data: Path) -> list[ClassRow]:
+def check_data(data: Place) -> list[ClassRow]:
     """Reads the classes of a prepared data set and sees that its class map agrees.
 
     Raises:
         UserError: Naming what is missing.
     """
-    if not data.is_dir():
+    if isinstance(data, Path) and not data.is_dir():
         raise UserError(f"--data {data}: no such folder; make one with `timm-landmark prepare` or `synthesize`")
     read_info(data)
     classes = read_rows(data, ClassRow)
@@ -190,14 +192,15 @@ def check_classes(run: Path, classes: list[ClassRow], what: str) -> None:
             )
 
 
-def check_splits(data: Path, splits: Sequence[str]) -> None:
+def check_splits(data: Place, splits: Sequence[str]) -> None:
     """Sees that the splits hold images: timm would take the whole folder for a split that is not there.
 
     Raises:
         UserError: Naming the first that does not.
     """
+    shards = read_shard_info(data) if in_shards(data) else None
     for split in splits:
-        if not split or not (data / split).is_dir() or not any((data / split).glob("*/*")):
+        if not (shards.get(split) if shards is not None else split and any((data / split).glob("*/*"))):
             raise UserError(f"--data {data}: no images in its split {split!r}; prepare the data set again")
 
 
@@ -289,6 +292,12 @@ def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], cl
             )
     free = FREE_ON_RESUME | ({"epochs"} if started["rate_rule"] == "paper" else set())
     for name in sorted((old.keys() & vars(new).keys()) - free):
+        if name == "dataset" and old[name] != new.dataset:
+            forms = ["shards" if value else "folders" for value in (old[name], new.dataset)]
+            raise UserError(
+                f"--data {new.data_dir}: the run was started with images in {forms[0]}, now they are in {forms[1]}, "
+                "and come in another order; give the same, or start another run with another --output"
+            )
         if old[name] != _plain(getattr(new, name)):
             raise UserError(
                 f"--{name.replace('_', '-')}: the run was started with {old[name]}, now it is {getattr(new, name)}; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, csv_line, read_info, read_rows
+from timm_landmark.data.shards import in_shards
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
 
@@ -97,6 +98,7 @@ def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
         rejects=len(rejects),
         reasons=Counter(row.reason.partition(":")[0] for row in rejects).most_common(),
         licences=licences,
+        shards=in_shards(data),
         **rights(release),
     )
     write_atomic(data / CARD, text)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from timm_landmark.data.address import Place
 from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, read_info, read_rows
-from timm_landmark.data.shards import read_shard, read_shard_info, sample_key
+from timm_landmark.data.shards import INFO, in_shards, read_shard, read_shard_info, sample_key
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
 
@@ -35,7 +36,7 @@ def write_sums(data: Path, known: Mapping[str, str] | None = None) -> None:
     write_atomic(data / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
-def read_sums(data: Path) -> dict[str, str]:
+def read_sums(data: Place) -> dict[str, str]:
     """Path relative to ``data`` -> hex SHA-256, from sha256sums.txt.
 
     Raises:
@@ -149,7 +150,7 @@ def _check_images(
     data: Path, sums: Mapping[str, str], classes: list[ClassRow], manifest: list[ManifestRow]
 ) -> Iterable[str]:
     """Every image of the manifest is stored, under its class, and no other."""
-    if "_info.json" in sums or (data / "_info.json").exists():
+    if INFO in sums or in_shards(data):
         yield from _check_shards(data, {row.folder: index for index, row in enumerate(classes)}, manifest)
         return
     wanted = {stored_name(row) for row in manifest}
@@ -164,11 +165,11 @@ def _check_shards(data: Path, class_index: Mapping[str, int], manifest: list[Man
     import tarfile
 
     try:
-        splits = read_shard_info(data)
-        listed = [(split, *pair) for split in SPLITS for pair in _shard_lengths(splits[split])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"_info.json: cannot be read ({error!r})"
+        shards = read_shard_info(data)
+    except UserError as error:
+        yield str(error)
         return
+    listed = [(split, *pair) for split in SPLITS for pair in shards[split].items()]
     wanted = {(row.split, sample_key(row.image_id)): class_index.get(row.folder) for row in manifest}
     for split, name, length in listed:
         try:
@@ -178,15 +179,9 @@ def _check_shards(data: Path, class_index: Mapping[str, int], manifest: list[Man
             yield f"{name}: cannot be read as a shard ({error})"
             continue
         if len(samples) != length:
-            yield f"{name}: {len(samples)} images, _info.json says {length}"
+            yield f"{name}: {len(samples)} images, {INFO} says {length}"
         for key, (index, _) in samples.items():
             if wanted.pop((split, key), None) != index:
                 yield f"{name}: image {key} with class index {index} is not what {FILES[ManifestRow]} says"
     for split, key in wanted:
         yield f"image {key} of {split}: in {FILES[ManifestRow]}, in no readable shard"
-
-
-def _shard_lengths(split: Mapping) -> list[tuple[str, int]]:
-    if sum(split["shard_lengths"]) != split["num_samples"]:
-        raise ValueError(f"{split['name']}: num_samples is not the sum of shard_lengths")
-    return list(zip(split["filenames"], split["shard_lengths"], strict=True))

@@ -1,6 +1,6 @@
 """The prepared data set's files: what ``prepare`` and ``synthesize`` write and everything else reads.
 
-DATA/train|validation|test/<class folder>/<image_id>.jpg
+DATA/train|validation|test/<class folder>/<image_id>.jpg   or, in shards, DATA/<split>-NNNNNN.tar and DATA/_info.json
 DATA/classes.csv     class,landmark_id,name,train,validation,test   (class index = line order)
 DATA/class_map.txt   one class folder a line (timm's --class-map)
 DATA/manifest.csv    image_id,landmark_id,class,split,sha256,source (sorted by image_id)
@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from timm_landmark.data.address import Place
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
 
@@ -87,7 +88,7 @@ def write_rows(data: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
     write_atomic(data / FILES[row_type], render_rows(row_type, rows))
 
 
-def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
+def read_rows(data: Place, row_type: type[Row]) -> list[Row]:
     """Reads classes.csv, manifest.csv or rejects.csv of a prepared data set.
 
     Raises:
@@ -100,7 +101,7 @@ def read_rows(data: Path, row_type: type[Row]) -> list[Row]:
         raise UserError(f"{data / FILES[row_type]}: a line does not fit the columns {columns} ({error})") from None
 
 
-def data_digest(data: Path) -> str:
+def data_digest(data: Place) -> str:
     """Hex SHA-256 that names a prepared data set: its images' ids, labels, classes, splits and source bytes.
 
     It is that of manifest.csv without its last column, ``source``: the same photos give the same digest wherever they
@@ -115,11 +116,11 @@ def data_digest(data: Path) -> str:
     return digest.hexdigest()
 
 
-def _lines(data: Path, row_type: type) -> Iterator[list[str]]:
+def _lines(data: Place, row_type: type) -> Iterator[list[str]]:
     """A table's lines as text, below its header."""
     path = data / FILES[row_type]
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             if header != _columns(row_type):
@@ -142,7 +143,7 @@ def _parse(row_type: type[Row], line: Sequence[str]) -> Row:
     )
 
 
-def read_info(data: Path) -> dict[str, Any]:
+def read_info(data: Place) -> dict[str, Any]:
     """Reads dataset.json.
 
     Raises:
