@@ -1,10 +1,10 @@
 """Training from shards: timm's own ``wds/`` reader, for which a missing or broken shard is an error.
 
-timm's reader passes over what it cannot read with a warning, and fills the epoch with other images. ``installed`` puts
-:class:`ShardReader` in its place in ``timm.data`` while a trainer runs, timm's script or the stand-in: shards, order,
-shares of processes and length of an epoch remain timm's; the bytes are read here, held against sha256sums.txt and
-counted. It is one of three hooks into timm's script, beside those of :mod:`timm_landmark.rate_rule` and
-:mod:`timm_landmark.processes`.
+timm's reader logs a warning for what it cannot read and fills the epoch with other images. :func:`installed` puts
+:class:`ShardReader` in its place in ``timm.data`` while a trainer runs, timm's script or the stand-in. The shares of
+the processes, the shuffling and the length of an epoch remain timm's; the bytes of a shard are read here, compared with
+sha256sums.txt and counted. It is one of three hooks into timm's script, beside those of :mod:`timm_landmark.rate_rule`
+and :mod:`timm_landmark.processes`.
 """
 
 import argparse
@@ -39,9 +39,9 @@ class ShardReader(reader_wds.ReaderWds):
         self._seed: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """One epoch, in an order of seed, epoch and loading process alone, as a resumed run needs it.
+        """One epoch, in an order that depends on nothing but seed, epoch and loading process, so that a run can resume.
 
-        timm's shuffle goes on from one epoch to the next; here each epoch has one of its own.
+        timm's shuffle would continue with the random state that the epoch before left.
         """
         if self._seed is None:
             self._lazy_init()  # asks torch which loading process this is, and for its seed
@@ -71,10 +71,9 @@ class ShardReader(reader_wds.ReaderWds):
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Puts :class:`ShardReader` in the place of timm's reader for the length of the block.
+    """Puts :class:`ShardReader` in place of timm's reader for the length of the block.
 
-    webdataset's openers of addresses, which timm reads ``_info.json`` with, are set to this package's too: webdataset's
-    need the command curl.
+    Also lets webdataset, which timm reads ``_info.json`` with, open addresses as this package does: without curl.
     """
     original = reader_wds.ReaderWds
     if reader_wds.wds is not None:

@@ -39,6 +39,8 @@ class SplitReader:
         self.data, self.split, self.mode = data, split, mode
         rows = [row for row in read_rows(data, ManifestRow) if row.split == split]
         self.rows = stored_order(rows, read_info(data).get("seed", 0))
+        if not rows:
+            raise UserError(f"{data}: manifest.csv has no images in {split}; prepare the set again")
         self._batch_size = batch_size
         self._shards: dict[str, int] = {}
         if not in_shards(data):
