@@ -99,6 +99,7 @@ def test_run_json_records_it_when_a_run_starts_and_when_it_goes_on(tmp_path):
         assert info["project"]["commit"] == git(ROOT, "rev-parse", "HEAD")
 
 
+@pytest.mark.full
 def test_a_run_starts_without_git(tmp_path):
     data, run = make_data(tmp_path / "data", images=(4, 2, 2), size=32), tmp_path / "run"
     command = [sys.executable, "-m", "timm_landmark.cli", "train", "test_resnet", "--data", data, "--output", run]

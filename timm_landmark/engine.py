@@ -48,9 +48,10 @@ class StandIn:
         config = Parser(prog="stand-in", add_help=False, allow_abbrev=False)
         config.add_argument("-c", "--config", type=Path)
         known, remaining = config.parse_known_args(argv)
+        parser = _parser()  # a new one: defaults of an earlier run are none of this one's
         if known.config:
-            self.parser.set_defaults(**yaml.safe_load(known.config.read_text(encoding="utf-8")))
-        _train(self.parser.parse_args(remaining))
+            parser.set_defaults(**yaml.safe_load(known.config.read_text(encoding="utf-8")))
+        _train(parser.parse_args(remaining))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -118,7 +118,7 @@ class Steered:
         self.scheduler = scheduler
         self.t_in_epochs = True if scheduler is None else scheduler.t_in_epochs
         self._run, self._seed, self._rank = run, seed, rank
-        self._epochs, self._updates, self._after_epoch = epochs, max(1, updates_per_epoch), after_epoch
+        self.epochs, self._updates, self._after_epoch = epochs, max(1, updates_per_epoch), after_epoch
         self._begin(0)
 
     def __getattr__(self, name: str) -> Any:
@@ -165,8 +165,8 @@ class Steered:
     def _report(self, done: float, what: str) -> None:
         self._reported = time.monotonic()
         pace = (self._reported - self._started) / (done - self._first)
-        left = f"{_duration(pace * (self._epochs - done))} left" if done < self._epochs else "done"
-        print(f"epoch {done:.4g} of {self._epochs}, {what}, {_duration(pace)} an epoch, {left}", flush=True)
+        left = f"{_duration(pace * (self.epochs - done))} left" if done < self.epochs else "done"
+        print(f"epoch {done:.4g} of {self.epochs}, {what}, {_duration(pace)} an epoch, {left}", flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -182,7 +182,7 @@ def installed(
     rank: int,
     paper: bool,
     after_epoch: Callable[[int], None],
-    before_training: Callable[[torch.optim.Optimizer], None] | None = None,
+    before_training: Callable[[torch.optim.Optimizer, Steered], None] | None = None,
 ) -> Iterator[None]:
     """Puts the hook in place of ``timm.scheduler.create_scheduler_v2`` for the length of the block.
 
@@ -192,7 +192,7 @@ def installed(
         rank: This process's number among all.
         paper: True for the paper's rule; False leaves the rate to timm's scheduler of the options.
         after_epoch: Called on rank 0 with the number of finished epochs, after each.
-        before_training: Called in every process with the optimizer, when all is built and training is about to begin.
+        before_training: Called in every process with optimizer and scheduler, when training is about to begin.
     """
     original = timm.scheduler.create_scheduler_v2
 
@@ -202,9 +202,10 @@ def installed(
         else:
             scheduler, epochs = original(optimizer, **options)
         updates = options.get("updates_per_epoch", 0)
+        steered = Steered(scheduler, run, seed, rank, epochs, updates, after_epoch)
         if before_training is not None:
-            before_training(optimizer)
-        return Steered(scheduler, run, seed, rank, epochs, updates, after_epoch), epochs
+            before_training(optimizer, steered)
+        return steered, epochs
 
     timm.scheduler.create_scheduler_v2 = create_scheduler
     try:

@@ -108,15 +108,13 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
     folder = own.output.resolve()  # has a name also where --output is "."
-    options = [
-        *extra,
-        *_forwarded(own, model, len(classes)),
-        f"--experiment={folder.name}",
-        f"--output={folder.parent}",
-    ]
+    options = [*extra, *_forwarded(own, model, len(classes))]
+    options += [f"--experiment={folder.name}", f"--output={folder.parent}"]
+    defaults = {action.dest: action.default for action in trainer.parser._actions}
+    usual = defaults | config
     trainer.parser.set_defaults(**config)
     args = trainer.parser.parse_args(options)
-    checks.check_values(args, paper)
+    checks.check_values(args, usual, paper)
     checks.check_splits(own.data, [args.train_split, args.val_split])
     if in_shards(own.data):
         shard_reader.check_shards(own.data, classes, args, processes)
@@ -140,7 +138,9 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     options += ["--batch-size", str(share)]
     finished = 0
     if rank == 0:
-        finished = _prepare_folder(own, args, info, classes, share * processes)
+        suspects = {name: usual[name] for name, value in vars(args).items() if value != usual[name]}
+        suspects |= {name: defaults[name] for name in config if own.config and name not in suspects}
+        finished = _prepare_folder(own, trainer, args, info, classes, suspects)
         if finished >= args.epochs:
             if not read_info(own.output).get("finished"):  # killed after the last checkpoint
                 update_info(own.output, epochs_finished=finished, finished=True)
@@ -148,9 +148,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
             return 0
     elif own.resume:
         read_info(own.output)  # says if this machine does not see the folder
-        # what rank 0 finds, whether it has settled the folder yet or not: it renames the first to the second
-        epochs = [checkpoint_epoch(own.output / name) for name in (PARTIAL, LAST)]
-        finished = max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
+        finished = _finished(own.output)
         if finished >= args.epochs:
             return 0
     if finished:
@@ -188,21 +186,41 @@ def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
     return options
 
 
+def _finished(run: Path) -> int:
+    """The number of finished epochs, whether rank 0 has settled the folder yet or not."""
+    epochs = [checkpoint_epoch(run / name) for name in (PARTIAL, LAST)]
+    return max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
+
+
 def _prepare_folder(
-    own: argparse.Namespace, args: argparse.Namespace, info: dict[str, Any], classes: list[ClassRow], batch: int
+    own: argparse.Namespace,
+    trainer: Any,
+    args: argparse.Namespace,
+    info: dict[str, Any],
+    classes: list[ClassRow],
+    suspects: dict[str, Any],
 ) -> int:
     """Checks what is costly to check, settles or makes the run folder, and writes run.json; returns epochs finished."""
+    from timm_landmark.rehearsal import rehearse
+
     run = own.output
     if not own.resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"--output {run} exists; give --resume to go on with it, or another folder")
     if own.resume:
         read_info(run)  # says what is missing
     images = sum(row.train for row in classes)
-    if images < batch:
+    if images < info["batch_per_process"] * info["processes"]:
         raise UserError(f"-b {args.batch_size}: {own.data} has only {images} training images; give a smaller batch")
-    finished = settle(run, args.eval_metric, args.checkpoint_hist) if own.resume else 0
+    checks.check_name(args.model)
+    finished = _finished(run) if own.resume else 0
     if finished:
         checks.check_resume(run, args, info, classes)
+    if finished < args.epochs:
+        share = {**vars(args), "batch_size": info["batch_per_process"]}
+        info["parameters"] = rehearse(trainer, share, suspects, info["rate_rule"] == "paper")
+    if own.resume:
+        finished = settle(run, args.eval_metric, args.checkpoint_hist)
+    if finished:
         if finished < args.epochs:
             session = {"from_epoch": finished, **{key: info[key] for key in ("trainer", "project", "processes")}}
             sessions = [*read_info(run).get("sessions", []), session]
@@ -210,7 +228,6 @@ def _prepare_folder(
         return finished
     if own.resume:
         print(f"{run} holds no finished epoch yet: it starts from the beginning")
-    info["parameters"] = checks.check_model(args)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -234,7 +251,7 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
     def after_epoch(finished: int) -> None:
         update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
 
-    def begun(_: Any) -> None:
+    def begun(*_: Any) -> None:
         if is_distributed_env():
             processes.watch()
 

@@ -27,7 +27,9 @@ OWNED = {  # the verb sets these itself
     "no_resume_opt": "a resumed run needs its optimizer's state; start another run instead",
     "val_interval": "the rule for the learning rate and the best checkpoint need every epoch's validation",
     "input_size": "give --img-size P for images of PxP",
+    "tta": "validation sees each image once, and timm would average the answers for different ones",
 }
+NOT_OF_THE_RULE = ("sched_", "lr_", "warmup_", "min_lr", "decay_", "cooldown_", "patience_")  # of timm's schedulers
 FREE_ON_RESUME = {  # may differ from the options a run was started with: none of them changes what is computed
     *(
         "resume",
@@ -76,7 +78,10 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str], trainer:
 
     parser.error, parser.allow_abbrev = refuse, False
     names = {action.dest for action in parser._actions if action.dest != "help"}
-    known, unknown = parser.parse_known_args(list(argv), argparse.Namespace(**dict.fromkeys(names, UNSET)))
+    try:
+        known, unknown = parser.parse_known_args(list(argv), argparse.Namespace(**dict.fromkeys(names, UNSET)))
+    except ValueError:  # of the one action of timm's own, for these two
+        raise UserError("--model-kwargs and --opt-kwargs: each word after them must be of the form KEY=VALUE") from None
     given = {name: value for name, value in vars(known).items() if value is not UNSET}
     if given.get("data") is None:
         given.pop("data", None)
@@ -103,32 +108,59 @@ def read_config(parser: argparse.ArgumentParser, path: Path, trainer: str) -> di
         raise UserError(
             f"-c {path} cannot be read ({error.strerror}); give a YAML file of train.py's options"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"-c {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"-c {path}: a mapping of train.py's options is expected")
-    names = {action.dest for action in parser._actions}
-    for key in config:
-        if key not in names:
-            hint = "".join(f"; is {name} meant?" for name in _close(str(key), names)[:1])
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in config.items():
+        if key not in actions:
+            hint = "".join(f"; is {name} meant?" for name in _close(str(key), set(actions))[:1])
             raise UserError(f"-c {path}: {trainer} has no option {key}{hint}")
+        if not _could_be(actions[key], value):
+            raise UserError(f"-c {path}: {key}: {value!r} is not of the kind that the option {key} takes")
     return config
+
+
+def _could_be(action: argparse.Action, value: Any) -> bool:
+    """Whether the option could have the value on the command line; argparse itself converts texts."""
+    if value is None or value == action.default:
+        return True
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    if isinstance(action.default, dict):
+        return isinstance(value, dict)
+    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
+        return isinstance(value, list) and all(_is(action.type, each) for each in value)
+    chosen = action.choices is None or value in action.choices
+    return chosen and (isinstance(value, str) or _is(action.type, value))
+
+
+def _is(kind: Any, value: Any) -> bool:
+    kinds = {int: int, float: (int, float)}.get(kind, str)
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _close(word: str, words: Sequence[str] | set[str]) -> list[str]:
     return difflib.get_close_matches(word, sorted(words), n=3)
 
 
-def check_values(args: argparse.Namespace, paper: bool) -> None:
-    """Refuses option values that cannot work, or that the promise of ``train`` excludes.
+def check_values(args: argparse.Namespace, usual: dict[str, Any], paper: bool) -> None:
+    """Refuses option values that the promise of ``train`` excludes; what else cannot work, a rehearsal shows.
+
+    Args:
+        args: The options.
+        usual: The values of all options as the recipe and the trainer's defaults have them.
+        paper: Whether the paper's rule steers the rate.
 
     Raises:
         UserError: Naming the first of them.
     """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 0), ("seed", 0), ("img_size", 1)):
+    least = {"epochs": 1, "batch_size": 1, "validation_batch_size": 1, "workers": 0, "seed": 0, "img_size": 1}
+    for name, bound in least.items():
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if value is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
     if args.lr is not None and not (math.isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr}: must be a positive number, such as the paper's 0.0005")
     for name in OWNED.keys() - {"model", "data", "data_dir", "dataset", "class_map", "experiment", "val_interval"}:
@@ -136,15 +168,18 @@ def check_values(args: argparse.Namespace, paper: bool) -> None:
             raise UserError(f"{name} in the file of -c: not here; {OWNED[name]}")
     if getattr(args, "val_interval", 1) != 1:
         raise UserError(f"val_interval {args.val_interval} in the file of -c: {OWNED['val_interval']}")
-    if paper and (args.eval_metric != "top1" or getattr(args, "sched_on_updates", False)):
-        raise UserError(
-            f"--eval-metric {args.eval_metric}, --sched-on-updates: the paper's rule for the learning rate follows "
-            "top1, once an epoch; give --sched to train with a scheduler of timm's"
-        )
+    if not paper:
+        return
+    for name, value in vars(args).items():
+        if (name.startswith(NOT_OF_THE_RULE) or name == "eval_metric") and value != usual[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} {value}: the paper's rule for the learning rate starts at --lr and "
+                "follows top1, once an epoch; leave it out, or give --sched to train with a scheduler of timm's"
+            )
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that torch does not know or that is not there.
+    """Refuses a device that torch does not know, that is not there or that cannot compute.
 
     Raises:
         UserError: Naming ``--device``.
@@ -152,8 +187,8 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # torch's devices fail in many ways
         raise UserError(f"--device {device}: not available ({_first(error)}); give --device cpu") from None
 
 
@@ -224,50 +259,18 @@ def batch_share(batch: int, processes: int, accumulation: int) -> int:
     return batch // parts
 
 
-def check_model(args: argparse.Namespace) -> int:
-    """Builds the model once and passes two images through it, as the trainer will.
-
-    Returns:
-        The number of its parameters.
+def check_name(model: str) -> None:
+    """Sees that timm knows the model.
 
     Raises:
-        UserError: If timm has no such model, it refuses its arguments, or it cannot take images of this size.
+        UserError: Naming those whose names are close to it.
     """
-    import torch
-    from timm import create_model, is_model, list_models
+    from timm import is_model, list_models
 
-    if not is_model(args.model.split(".")[0]) and not args.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        close = ", ".join(_close(args.model, list_models()))
+    if not is_model(model.split(".")[0]) and not model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        close = ", ".join(_close(model, list_models()))
         remedy = f"close to it: {close}" if close else "timm.list_models() lists them all"
-        raise UserError(f"MODEL {args.model}: timm has no model of that name; {remedy}")
-    channels = getattr(args, "in_chans", None) or 3
-    try:
-        model = create_model(
-            args.model,
-            num_classes=args.num_classes,
-            in_chans=channels,
-            global_pool=getattr(args, "gp", None),
-            drop_rate=args.drop,
-            drop_path_rate=getattr(args, "drop_path", None),
-            drop_block_rate=getattr(args, "drop_block", None),
-            **(getattr(args, "model_kwargs", None) or {}),
-        )
-    except Exception as error:  # whatever the model's own code raises for an argument
-        raise UserError(f"MODEL {args.model} cannot be built with these options: {_first(error)}") from None
-    size = args.img_size or model.default_cfg["input_size"][-1]
-    try:
-        with torch.no_grad():
-            model.train()(torch.zeros(2, channels, size, size))
-    except Exception as error:  # a kernel larger than the map, a fixed position embedding, ...
-        raise UserError(
-            f"--img-size {size}: {args.model} cannot take images of {size}x{size} ({_first(error)}); choose another "
-            f"size{_smallest(args.model)}"
-        ) from None
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _smallest(model: str) -> str:
-    return ", from 75 on" if model.startswith("inception_resnet") else ""
+        raise UserError(f"MODEL {model}: timm has no model of that name; {remedy}")
 
 
 def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], classes: list[ClassRow]) -> None:
