@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collect import collect, finished
-from comparison import claims, is_variant
-
-VERBS = ("-m", "timm_landmark.cli")
-ABLATIONS = Path(__file__).with_name("ablations.py")  # the same verbs, with the variants as models
+from comparison import claims
 
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
 QUICK_EPOCHS, QUICK_IMG_SIZE = 4, 96  # Inception needs 75 pixels
+ABLATIONS = Path(__file__).with_name("ablations.py")  # the verbs with the variants of the attention unit as models
 QUICK_OPTIONS = ["-b", "16", "--workers", "0"]  # batches of 64 would make two steps an epoch
 
 
@@ -102,7 +100,7 @@ def _synthesize(data: Path) -> int:
     if (data / "dataset.json").exists():
         return 0
     print(f"drawing a data set into {data}", flush=True)
-    return _run(*VERBS, "synthesize", "--output", str(data), *QUICK_DATA)
+    return _verb("synthesize", "--output", str(data), *QUICK_DATA)
 
 
 def _train_all(plan: Plan) -> int:
@@ -119,23 +117,23 @@ def _train_all(plan: Plan) -> int:
         print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
         resume = ["--resume"] * (folder / "run.json").exists()
         places = ["--data", str(plan.data), "--output", str(folder)]
-        command = [str(ABLATIONS)] if is_variant(model) else VERBS
-        code = _run(*command, "train", model, *places, "--seed", str(seed), *resume, *plan.options)
-        code = code or _run(*command, "evaluate", str(folder), "--split", "test")
+        code = _verb("train", model, *places, "--seed", str(seed), *resume, *plan.options)
+        code = code or _verb("evaluate", str(folder), "--split", "test")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code
     return 0
 
 
-def _run(*words: str) -> int:
-    return subprocess.run([sys.executable, *words], check=False).returncode
+def _verb(*words: str) -> int:
+    program = [str(ABLATIONS)] if words[0] in ("train", "evaluate") else ["-m", "timm_landmark.cli"]
+    return subprocess.run([sys.executable, *program, *words], check=False).returncode
 
 
 def _report(results: Path, output: Path, quick: bool) -> int:
     from report import write_report
 
-    code = write_report(results, output, quick)
+    code = write_report([results], output, quick)
     print((output / "report.md").read_text(encoding="utf-8").split("## Claims")[0])
     print(f"Where to look: {output / 'report.md'} (tables, claims), {output / 'figures'} (curves), {output / 'runs'}")
     return code
