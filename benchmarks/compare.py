@@ -19,17 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collect import collect, finished, same_images
-from comparison import claims, is_variant
+from comparison import claims
 
 from timm_landmark.data.address import Place, place
 from timm_landmark.errors import UserError
 
-VERBS = ("-m", "timm_landmark.cli")
-ABLATIONS = Path(__file__).with_name("ablations.py")  # the same verbs, with the variants as models
-
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
 QUICK_EPOCHS, QUICK_IMG_SIZE = 4, 96  # Inception needs 75 pixels
+ABLATIONS = Path(__file__).with_name("ablations.py")  # the verbs with the variants of the attention unit as models
 QUICK_OPTIONS = ["-b", "16", "--workers", "0"]  # batches of 64 would make two steps an epoch
 EVALUATED = ("validation", "test")  # logits and features of both stay beside the checkpoint
 
@@ -113,7 +111,7 @@ def _synthesize(data: Path) -> int:
     if (data / "dataset.json").exists():
         return 0
     print(f"drawing a data set into {data}", flush=True)
-    return _run(*VERBS, "synthesize", "--output", str(data), *QUICK_DATA)
+    return _verb("synthesize", "--output", str(data), *QUICK_DATA)
 
 
 def _train_all(plan: Plan) -> int:
@@ -130,11 +128,9 @@ def _train_all(plan: Plan) -> int:
         print(f"[{number}/{len(runs)}] {folder.name} ({elapsed / 60:.1f} min so far{left})", flush=True)
         resume = ["--resume"] * (folder / "run.json").exists()
         data = ["--data", str(plan.data)]
-        command = [str(ABLATIONS)] if is_variant(model) else VERBS
-        train = ["train", model, *data, "--output", str(folder), "--seed", str(seed), *resume, *plan.options]
-        code = _run(*command, *train)
+        code = _verb("train", model, *data, "--output", str(folder), "--seed", str(seed), *resume, *plan.options)
         for split in EVALUATED:
-            code = code or _run(*command, "evaluate", str(folder), *data, "--split", split, "--keep-features")
+            code = code or _verb("evaluate", str(folder), *data, "--split", split, "--keep-features")
         if code:
             print(f"{folder.name} failed (exit code {code}); the same command goes on from here", file=sys.stderr)
             return code
@@ -145,14 +141,15 @@ def _complete(run: Path) -> bool:
     return finished(run) and all((run / f"features-{split}.npz").exists() for split in EVALUATED)
 
 
-def _run(*words: str) -> int:
-    return subprocess.run([sys.executable, *words], check=False).returncode
+def _verb(*words: str) -> int:
+    program = [str(ABLATIONS)] if words[0] in ("train", "evaluate") else ["-m", "timm_landmark.cli"]
+    return subprocess.run([sys.executable, *program, *words], check=False).returncode
 
 
 def _report(results: Path, output: Path, quick: bool) -> int:
     from report import write_report
 
-    code = write_report(results, output, quick)
+    code = write_report([results], output, quick)
     print((output / "report.md").read_text(encoding="utf-8").split("## Claims")[0])
     print(f"Where to look: {output / 'report.md'} (tables, claims), {output / 'figures'} (curves), {output / 'runs'}")
     return code

@@ -2,6 +2,7 @@
 
 COMPARISON/dataset.json classes.csv images.csv      the data set: what it is, its classes, each image's class and split
 COMPARISON/<model>-s<seed>/run.json args.yaml summary.csv predictions-test.csv
+COMPARISON/<model>-s<seed>/scale.json               what scale.py measured of its attention units, if it did
 """
 
 import csv
@@ -43,6 +44,7 @@ class Run:
         args: ``args.yaml``.
         epochs: Rows of ``summary.csv``, values as numbers.
         ranks: Test image id -> place of the true class among the first five guesses, 1 the first, 0 none of them.
+        scale: ``scale.json``; None where there is none.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Run:
     args: dict[str, Any]
     epochs: list[dict[str, float]]
     ranks: dict[str, int]
+    scale: dict[str, Any] | None
 
     def hits(self, k: int, images: Sequence[str]) -> list[bool]:
         """Whether the true class is among the first ``k`` guesses, image by image."""
@@ -70,6 +73,11 @@ class Comparison:
     classes: list[dict[str, str]]
     images: list[dict[str, str]]
     runs: dict[str, list[Run]]
+
+    @property
+    def networks(self) -> dict[str, list[Run]]:
+        """The runs without those of variants of the attention unit."""
+        return {model: runs for model, runs in self.runs.items() if not is_variant(model)}
 
     @property
     def test_images(self) -> list[str]:
@@ -125,6 +133,7 @@ def load(path: Path) -> Comparison:
 def _load_run(folder: Path) -> Run:
     model, _, seed = folder.name.rpartition("-s")
     predictions = read_csv(folder / "predictions-test.csv")
+    scale = folder / "scale.json"
     return Run(
         model=model,
         seed=int(seed),
@@ -132,6 +141,7 @@ def _load_run(folder: Path) -> Run:
         args=yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8")),
         epochs=[{key: float(value) for key, value in row.items()} for row in read_csv(folder / "summary.csv")],
         ranks={row["image_id"]: int(row["rank"]) for row in predictions},
+        scale=json.loads(scale.read_text(encoding="utf-8")) if scale.exists() else None,
     )
 
 
@@ -153,3 +163,9 @@ def figure_models(comparison: Comparison, name: str) -> list[str]:
     """The trained models that a figure shows; empty where there are too few to compare."""
     models = [model for model in (*FIGURES[name][1], BASELINE) if model in comparison.runs]
     return models if len(models) > 1 else []
+
+
+def measured(comparison: Comparison) -> list[Run]:
+    """The first run of each model whose Scale was measured over training."""
+    first = [runs[0] for runs in comparison.runs.values()]
+    return [run for run in first if run.scale and run.scale["untrained"] and run.scale["epochs"]]

@@ -1,9 +1,9 @@
-"""Figures 10 and 11 of the paper with our runs: training loss and validation top-1 by epoch, as PNG and SVG."""
+"""Figures 10 and 11 of the paper with our runs, and Scale over training, as PNG and SVG."""
 
 from pathlib import Path
 
-from comparison import FIGURES, Comparison, claims, figure_models
-from matplotlib import rc_context
+from comparison import FIGURES, Comparison, Run, claims, figure_models, measured
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,10 +12,10 @@ STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes the two figures as far as their models were trained.
+    """Writes the figures as far as their models were trained.
 
     Args:
-        comparison: The runs; several seeds of a model are drawn as thin lines around their mean.
+        comparison: The runs; of several seeds of a model the mean is drawn, in a band from the lowest to the highest.
         folder: Where to, made if missing.
 
     Returns:
@@ -38,26 +38,57 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
         loss.legend(frameon=False)
-        figure.suptitle(f"{title} ({_what(comparison)})", fontsize=11)
-        png = folder / f"{name}.png"
-        figure.savefig(png, dpi=130, metadata={"Software": None})
-        with rc_context({"svg.hashsalt": "timm-landmark"}):  # the same bytes for the same runs
-            figure.savefig(png.with_suffix(".svg"), metadata={"Date": None})
-        written.append(png)
+        figure.suptitle(f"{title} ({_what(comparison, models)})", fontsize=11)
+        written.append(_save(figure, folder / f"{name}.png"))
+    if runs := measured(comparison):
+        written.append(_save(_scale(runs), folder / "scale.png"))
     return written
+
+
+def _save(figure: Figure, png: Path) -> Path:
+    figure.savefig(png, dpi=130, metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "timm-landmark"}):  # the same bytes for the same runs
+        figure.savefig(png.with_suffix(".svg"), metadata={"Date": None})
+    return png
+
+
+def _scale(runs: list[Run]) -> Figure:
+    """Deviation of Scale between channels and between photos, unit by unit, before training and after each epoch."""
+    figure = Figure(figsize=(3.2 * len(runs), 6), layout="constrained")
+    grid = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
+    rows = (("over_channels", "from channel to channel"), ("over_photos", "from photo to photo"))
+    for column, run in enumerate(runs):
+        for axes, (key, what) in zip(grid[:, column], rows, strict=True):
+            for index, untrained in enumerate(run.scale["untrained"]):
+                epochs = [int(epoch) for epoch in run.scale["epochs"]]
+                values = [untrained[key], *(units[index][key] for units in run.scale["epochs"].values())]
+                stage = int(untrained["unit"].removeprefix("layer")[0])
+                colour = colormaps["viridis"]((4 - stage) / 3.5)
+                first = untrained["unit"] == f"layer{stage}.0.attn"
+                axes.plot([0, *epochs], values, color=colour, linewidth=1, label=f"stage {stage}" if first else None)
+            axes.set(yscale="log", ylim=(1e-6, 1))
+            axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if column == 0:
+                axes.set_ylabel(f"deviation of Scale\n{what}")
+        grid[0, column].set_title(run.model, fontsize=10)
+        grid[1, column].set_xlabel("epochs trained")
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    return figure
 
 
 def _curves(axes: Axes, comparison: Comparison, model: str, column: str, colour: str, dashes: str) -> None:
     curves = [run.curve(column) for run in comparison.runs[model]]
     shown = claims.PAPER_TABLE_3[model][0] if model in claims.PAPER_TABLE_3 else model
     length = min(map(len, curves))
-    mean = [sum(values) / len(curves) for values in zip(*(curve[:length] for curve in curves), strict=True)]
+    seeds = list(zip(*(curve[:length] for curve in curves), strict=True))
+    epochs = range(1, length + 1)
     if len(curves) > 1:
-        for curve in curves:
-            axes.plot(range(1, len(curve) + 1), curve, dashes, color=colour, linewidth=0.7, markersize=2, alpha=0.5)
-    axes.plot(range(1, length + 1), mean, dashes, color=colour, linewidth=2, markersize=4, label=f"{shown} ({model})")
+        axes.fill_between(epochs, list(map(min, seeds)), list(map(max, seeds)), color=colour, alpha=0.2, linewidth=0)
+    mean = [sum(values) / len(values) for values in seeds]
+    axes.plot(epochs, mean, dashes, color=colour, linewidth=2, markersize=4, label=f"{shown} ({model})")
 
 
-def _what(comparison: Comparison) -> str:
-    seeds = {len(runs) for runs in comparison.runs.values()}
-    return f"{len(comparison.classes)} classes, {max(seeds)} seed{'s' * (max(seeds) > 1)}"
+def _what(comparison: Comparison, models: list[str]) -> str:
+    seeds = max(len(comparison.runs[model]) for model in models)
+    return f"{len(comparison.classes)} classes, {seeds} seed{'s: mean, lowest and highest' if seeds > 1 else ''}"

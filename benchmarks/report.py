@@ -1,33 +1,38 @@
-"""Renders committed results: README tables between their marks, figures, and the verdicts that ``verify`` quotes.
+"""Renders committed results: tables between their marks, figures, and the verdicts that ``verify`` quotes.
 
 Usage::
 
     python benchmarks/report.py                                   # update the repository's rendered files
     python benchmarks/report.py --check                           # exit 1 if one differs from a fresh render
-    python benchmarks/report.py --comparison DIR --output DIR     # report.md and figures of any comparison
+    python benchmarks/report.py --comparison DIR [DIR ...] --output DIR     # report.md and figures of any comparisons
 
 Reads files only and imports no torch.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import FIGURES, REPOSITORY, RESULTS, claims, figure_models, load
+from comparison import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from results_schema import check_comparison
+from set_tables import ablation_tables, sets_table, variants, verdicts_table
 from speed_tables import speed_block, speed_ratios, throughput
 from tables import card_details, card_results, claims_table, counts_table, shard_epochs_table, table_3
 from verdicts import judge
 
 README = REPOSITORY / "README.md"
+BENCHMARKS_PAGE = REPOSITORY / "docs" / "benchmarks.md"
 CARDS = REPOSITORY / "hub_cards"
 COUNTS = REPOSITORY / "timm_landmark" / "stated_counts.json"
 RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
-PHOTOS = RESULTS / "photos"
+# What the sets of photos are called. The first that networks were trained on is the one that README, cards and verdicts
+# rest on; all stand side by side on the benchmarks' page.
+SETS = {RESULTS / "ten": "ten landmarks", RESULTS / "photos": "twelve landmarks"}
 SYNTHETIC = RESULTS / "synthetic"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
@@ -40,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="report.py", description="Render tables and figures from committed results.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a rendered file is out of date")
     parser.add_argument(
-        "--comparison", type=Path, metavar="DIR", help="a collected comparison, instead of the repository's"
+        "--comparison", type=Path, nargs="+", metavar="DIR", help="collected comparisons, instead of the repository's"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="with --comparison: folder for report.md and figures"
@@ -52,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return write_report(args.comparison, args.output)
         except (FileNotFoundError, ValueError) as error:
-            parser.error(f"--comparison {args.comparison} is no whole comparison: {error}")
+            named = " ".join(map(str, args.comparison))
+            parser.error(f"--comparison {named} is no whole comparison: {error}")
     stale = [path for path, text in rendered().items() if _read(path) != text]
     if args.check:
         for path in stale:
@@ -61,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     for path in stale:
         path.write_text(rendered()[path], encoding="utf-8")
         print(f"updated {path.relative_to(REPOSITORY)}")
-    if PHOTOS.is_dir():
-        from figures import draw
+    from figures import draw
 
-        draw(load(PHOTOS), PHOTOS / "figures")
+    for comparison in trained().values():
+        draw(comparison, comparison.path / "figures")
     return 0
 
 
@@ -76,6 +82,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def trained() -> dict[str, Comparison]:
+    """The repository's comparisons in which networks were trained, by the name of their photos, in order of weight."""
+    comparisons = {title: load(path) for path, title in SETS.items() if path.is_dir()}
+    return {title: comparison for title, comparison in comparisons.items() if comparison.networks}
+
+
+def _main_comparison() -> Comparison | None:
+    return next(iter(trained().values()), None)
+
+
 def rendered() -> dict[Path, str]:
     """Every rendered text file of the repository and what it must hold."""
     runs = stated_runs()
@@ -84,6 +100,9 @@ def rendered() -> dict[Path, str]:
         README: replace_blocks(README.read_text(encoding="utf-8"), blocks(runs)),
         DATA_PAGE: replace_blocks(
             DATA_PAGE.read_text(encoding="utf-8"), {"shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS))}
+        ),
+        BENCHMARKS_PAGE: replace_blocks(
+            BENCHMARKS_PAGE.read_text(encoding="utf-8"), {**set_blocks(trained()), "figures": _set_figures()}
         ),
         RUNS: json.dumps(runs, indent=2, ensure_ascii=False) + "\n",
         **{
@@ -95,14 +114,51 @@ def rendered() -> dict[Path, str]:
 
 def card_blocks(model: str) -> dict[str, str]:
     """The tables of a model's card in ``hub_cards/``: ``details`` (counts) and ``results`` (the committed runs)."""
-    counts = _read_json(COUNTS)
-    comparison = load(PHOTOS) if PHOTOS.is_dir() else None
-    return {"details": card_details(model, counts), "results": card_results(model, comparison)}
+    return {
+        "details": card_details(model, _read_json(COUNTS)),
+        "results": card_results(model, _main_comparison()),
+    }
+
+
+def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
+    """The tables of the benchmarks' page: all sets of photos side by side, and the variants of the attention unit."""
+    return {
+        "sets": sets_table(comparisons),
+        "verdicts": verdicts_table({title: judge(comparison) for title, comparison in comparisons.items()}),
+        "ablations": "\n\n".join(
+            f"On {title}. {ablation_tables(comparison)}"
+            for title, comparison in comparisons.items()
+            if len(variants(comparison)) > 1
+        )
+        or "No variant has been trained yet.",
+    }
+
+
+def _set_figures() -> str:
+    shown = [(title, name, path) for title, comparison in trained().items() for name, path in _figures(comparison)]
+    return "\n".join(
+        f"![{_caption(name)}, {title}]({Path(os.path.relpath(path, BENCHMARKS_PAGE.parent)).as_posix()})"
+        for title, name, path in shown
+    )
+
+
+def _figures(comparison: Comparison) -> list[tuple[str, Path]]:
+    """Name and file of the figures that ``figures.draw`` makes of a comparison."""
+    names = [name for name in FIGURES if figure_models(comparison, name)]
+    names += ["scale"] * bool(measured(comparison))
+    return [(name, comparison.path / "figures" / f"{name}.png") for name in names]
+
+
+def _caption(name: str) -> str:
+    if name not in FIGURES:
+        return "Deviation of Scale by unit over training"
+    return f"Training loss and validation top-1: {FIGURES[name][0]}"
 
 
 def stated_runs() -> dict[str, Any]:
     """What training and timing showed, for ``verify``: verdicts by claim, and ResNeAt's measured speed ratios."""
-    verdicts = judge(load(PHOTOS)) if PHOTOS.is_dir() else {}
+    comparison = _main_comparison()
+    verdicts = judge(comparison) if comparison else {}
     speed = _speed()
     return {
         "results": "benchmarks/results",
@@ -162,8 +218,10 @@ def _synthetic() -> str:
 
 
 def _scale() -> str:
-    """What ResNeAt's attention did in the committed run, in a sentence or two."""
-    result = _read_json(SCALE)
+    """What ResNeAt's attention did in a committed run, in a sentence or two."""
+    comparison = _main_comparison()
+    runs = comparison.runs.get("resneat50", []) if comparison else []
+    result = next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
 
     def spread(form: str, key: str) -> list[float]:
         return [unit[key] for unit in result[form]]
@@ -175,18 +233,18 @@ def _scale() -> str:
         f"(standard deviation at most {still:.1g} in any unit): timm's initialisation leaves Q and K near zero and the "
         f"attention uniform. After the run above it differs from channel to channel by {min(channels):.3f} to "
         f"{max(channels):.3f}, by unit, and for one channel from photo to photo by {min(photos):.4f} to "
-        f"{max(photos):.4f} (standard deviations, {result['photos']} test photos)."
+        f"{max(photos):.4f} (standard deviations, {result['photos']} {result['split']} photos)."
     )
 
 
 def _photos(counts: Mapping[str, Any], speed: Mapping[str, float]) -> str:
-    if not PHOTOS.is_dir():
+    comparison = _main_comparison()
+    if comparison is None:
         return "No runs are committed yet."
-    comparison = load(PHOTOS)
     figures = "\n".join(
-        f"![Training loss and validation top-1: {title}](benchmarks/results/photos/figures/{name}.png)"
-        for name, (title, _) in FIGURES.items()
-        if figure_models(comparison, name)
+        f"![{_caption(name)}](benchmarks/results/{comparison.path.name}/figures/{path.name})"
+        for name, path in _figures(comparison)
+        if name in FIGURES
     )
     return f"{table_3(comparison, counts, speed)}\n\n{figures}".rstrip()
 
@@ -204,17 +262,26 @@ def replace_blocks(text: str, contents: Mapping[str, str]) -> str:
     return pattern.sub(lambda match: f"{match[1]}{contents[match[2]]}\n{match[3]}", text)
 
 
-def write_report(folder: Path, output: Path, quick: bool = False) -> int:
-    """Writes ``report.md`` and figures of one collected comparison into ``output``."""
+def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:
+    """Writes ``report.md`` and figures of one collected comparison, or of several side by side, into ``output``."""
     from figures import draw
 
-    check_comparison(folder)
-    comparison = load(folder)
-    counts = _read_json(COUNTS)
+    for folder in folders:
+        check_comparison(folder)
+    comparisons = {folder.name: load(folder) for folder in folders}
+    alone = len(comparisons) == 1
     output.mkdir(parents=True, exist_ok=True)
-    pictures = "\n\n".join(f"![{png.stem}](figures/{png.name})" for png in draw(comparison, output / "figures"))
-    verdicts = claims.judge_all(counts, judge(comparison), {})
-    parts = ["# Comparison", table_3(comparison, counts, {}, quick), pictures, "## Claims", claims_table(verdicts)]
+    pictures = []
+    for name, comparison in comparisons.items():
+        drawn = draw(comparison, output / "figures" / ("" if alone else name))
+        pictures += [f"![{png.stem}]({png.relative_to(output).as_posix()})" for png in drawn]
+    blocks = set_blocks(comparisons)
+    if alone:
+        counts = _read_json(COUNTS)
+        verdicts = claims.judge_all(counts, judge(comparison), {})
+        blocks |= {"sets": table_3(comparison, counts, {}, quick), "verdicts": claims_table(verdicts)}
+    parts = ["# Comparison", blocks["sets"], *pictures, "## Claims", blocks["verdicts"]]
+    parts += ["## Variants of the attention unit", blocks["ablations"]]
     (output / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return 0
 

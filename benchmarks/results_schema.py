@@ -41,8 +41,12 @@ SPEED = _object(
     paths=_list(mode=TEXT, img_size=COUNT, out_chs=COUNT, side=COUNT, product_ms=NUMBER, gram_ms=NUMBER, chosen=TEXT),
 )
 
-UNITS = _list(unit=TEXT, channels=COUNT, mean=NUMBER, over_channels=NUMBER, over_photos=NUMBER)
-SCALE = _object(model=TEXT, run=TEXT, data_digest=TEXT, photos=COUNT, untrained=UNITS, trained=UNITS)
+UNITS = {
+    "type": "array",
+    "items": _object(unit=TEXT, channels=COUNT, mean=NUMBER, over_channels=NUMBER, over_photos=NUMBER),
+}
+SPREAD = dict(untrained=UNITS, trained=UNITS, epochs={"type": "object", "additionalProperties": UNITS})
+SCALE = dict(model=TEXT, run=TEXT, data_digest=TEXT, split=TEXT, photos=COUNT, **SPREAD)
 
 # By path under benchmarks/results, first match.
 SCHEMAS = {
@@ -62,9 +66,10 @@ SCHEMAS = {
         parameters=COUNT,
         evaluation=_object(test=_object(top1=SHARE, top5=SHARE)),
     ),
+    "*/scale.json": _object(**SCALE, params=COUNT, macs=COUNT, macs_spent=COUNT, changed=NUMBER),
     "*/dataset.json": {"type": "object", "minProperties": 1},
     "speed.json": SPEED,
-    "scale.json": SCALE,
+    "scale.json": _object(**SCALE),
     "*.json": _object(machine=MACHINE),
 }
 

@@ -1,84 +1,183 @@
-"""What the attention unit's Scale does, in a trained ResNeAt and before: does it tell channels and photos apart?
+"""What the attention unit's Scale does, before, during and after training: does it tell channels and photos apart?
 
-Usage:
-    python benchmarks/scale.py RUN --data DATA       # into benchmarks/results/scale.json
+Usage::
 
-Of every unit: the mean of Scale, its standard deviation from channel to channel (within a photo) and from photo to
-photo (of one channel), over the test split.
+    python benchmarks/scale.py RUN --data DATA                                # into benchmarks/results/scale.json
+    python benchmarks/scale.py RUN --data DATA --results RESULTS/NAME         # into RESULTS/NAME/<run>/scale.json
+
+RUN is a run of ResNeAt or of a variant in ``ablations.py``. Trained with ``--checkpoint-hist E``, E its number of
+epochs, it still has the checkpoint of every epoch, and each is measured.
+
+Of every unit, over the photos of a split: the mean of Scale; its standard deviation from channel to channel (within a
+photo) and from photo to photo (of one channel); the standard deviation of the logits within a row, in the first photo
+of each batch. Before training BatchNorm takes the statistics of the batch, as in the first update. Of the best
+checkpoint also the share of photos whose answer changes when every unit's Scale is replaced by its mean, and at 1000
+classes and 224 pixels the model's parameters and MACs.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import ablations
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from timm_landmark.accounting import count_model
+from timm_landmark.data.layout import SPLITS
 from timm_landmark.errors import UserError
 from timm_landmark.evaluate import photo_loader
 from timm_landmark.files import write_json
-from timm_landmark.layers.channel_attention import ChannelAttention2d, attention_scale
-from timm_landmark.runs import load_run, load_run_model
+from timm_landmark.layers import ChannelAttention2d, attention_scale
+from timm_landmark.runs import checkpoint_epoch, load_run, load_run_model
 
 OUTPUT = Path(__file__).parent / "results" / "scale.json"
 
+Rows = list[dict[str, float | str]]
 
-def scale_statistics(net: torch.nn.Module, batches: Sequence[torch.Tensor]) -> list[dict[str, float | str]]:
-    """Mean and spreads of Scale by unit, in the network's order."""
-    units = {name: unit for name, unit in net.named_modules() if isinstance(unit, ChannelAttention2d)}
-    seen: dict[str, list[torch.Tensor]] = {name: [] for name in units}
 
-    def keep(name: str, unit: ChannelAttention2d, x: torch.Tensor) -> None:
-        weights = (unit.query.weight, unit.key.weight, unit.value.weight)
-        seen[name].append(attention_scale(x, *weights, unit.groups).double())
+def attention_units(net: nn.Module) -> dict[str, nn.Module]:
+    """The units that have a Scale, by name, in the network's order."""
+    kinds = (ChannelAttention2d, ablations.MeanOfValues)
+    return {name: unit for name, unit in net.named_modules() if isinstance(unit, kinds)}
+
+
+def scale_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Scale (B, ch) of a unit of the package or of a variant."""
+    if hasattr(unit, "scale"):
+        return unit.scale(x)
+    return attention_scale(x, unit.query.weight, unit.key.weight, unit.value.weight, unit.groups)
+
+
+def logits_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+    """The logits (B, ch, ch) of a unit's softmax; None where it has none."""
+    if hasattr(unit, "logits"):
+        return unit.logits(x)
+    if not isinstance(unit, ChannelAttention2d):
+        return None
+    q, k = (F.conv2d(x, part.weight, groups=unit.groups).flatten(2) for part in (unit.query, unit.key))
+    return q @ k.transpose(1, 2) / q.shape[2] ** 0.5
+
+
+def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False) -> Rows:
+    """Mean and spreads of Scale, and the logits' size, by unit, in the network's order.
+
+    Args:
+        net: A ResNeAt or a variant.
+        batches: Images (B, 3, H, W).
+        training: Whether BatchNorm takes the statistics of the batch. It must where the running ones, which it has
+            before training, are not those of its maps: in deep layers the maps would fade away.
+    """
+    units = attention_units(net)
+    scales: dict[str, list[torch.Tensor]] = {name: [] for name in units}
+    logits: dict[str, list[float]] = {name: [] for name in units}
+
+    def keep(name: str, unit: nn.Module, x: torch.Tensor) -> None:
+        scales[name].append(scale_of(unit, x).double())
+        if (rows := logits_of(unit, x[:1])) is not None:
+            logits[name].append(float(rows.double().std(2).mean()))
 
     handles = [
         unit.register_forward_pre_hook(lambda unit, inputs, name=name: keep(name, unit, inputs[0]))
         for name, unit in units.items()
     ]
-    training = net.training
-    net.eval()
-    with torch.inference_mode():
-        for images in batches:
-            net(images)
-    net.train(training)
+    answers(net, batches, training)
     for handle in handles:
         handle.remove()
     rows = []
-    for name, scales in seen.items():
-        scale = torch.cat(scales)  # (photos, channels)
-        spreads = dict(over_channels=float(scale.std(1).mean()), over_photos=float(scale.std(0).mean()))
-        rows.append(dict(unit=name, channels=scale.shape[1], mean=float(scale.mean()), **spreads))
+    for name, seen in scales.items():
+        scale = torch.cat(seen)  # (photos, channels)
+        row = dict(unit=name, channels=scale.shape[1], mean=float(scale.mean()))
+        row |= dict(over_channels=float(scale.std(1).mean()), over_photos=float(scale.std(0).mean()))
+        if logits[name]:
+            row["logits"] = sum(logits[name]) / len(logits[name])
+        rows.append(row)
     return rows
+
+
+def answers(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False) -> torch.Tensor:
+    """The likeliest class of every photo, in evaluation or training mode."""
+    before = net.training
+    net.train(training)
+    with torch.inference_mode():
+        found = torch.cat([net(images).argmax(1) for images in batches])
+    net.train(before)
+    return found
+
+
+@contextmanager
+def constant_scale(net: nn.Module, rows: Rows) -> Iterator[None]:
+    """Within this context every unit's Scale is its mean in ``rows``, for all channels and photos."""
+    units = attention_units(net)
+    handles = [
+        units[row["unit"]].register_forward_hook(
+            lambda unit, inputs, _, mean=row["mean"]: mean * unit.norm(unit.output(inputs[0]))
+        )
+        for row in rows
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures one run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of a ResNeAt")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of a ResNeAt or one of its variants")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set that it was trained on")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--split", choices=SPLITS, default="validation", help="whose photos (default: validation)")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="default: results/scale.json")
+    place.add_argument("--results", type=Path, metavar="DIR", help="a comparison's folder that has the run's results")
     args = parser.parse_args(argv)
+    output = args.results / args.run.name / "scale.json" if args.results else args.output
     try:
-        run = load_run(args.run)
-        trained = load_run_model(run)
-        batches = [images for images, _ in photo_loader(run, args.data, "test")[0]]
+        if not output.parent.is_dir():
+            raise UserError(f"{output.parent} is not there; collect the run's results with compare.py first")
+        write_json(output, measure(args.run, args.data, args.split))
     except UserError as error:
-        print(f"scale.py: {error}", file=sys.stderr)
+        print(f"scale.py: error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
+    """Everything that scale.json holds of one run."""
+    run = load_run(folder)
+    trained = load_run_model(run)
+    batches = [images for images, _ in photo_loader(run, data, split)[0]]
     torch.manual_seed(run.info["seed"])
     untrained = timm.create_model(run.model, num_classes=run.num_classes)
-    result = dict(
+    rows = scale_statistics(trained, batches)
+    before = answers(trained, batches)
+    with constant_scale(trained, rows):
+        changed = (answers(trained, batches) != before).double().mean()
+    checkpoints = {checkpoint_epoch(file): file for file in folder.glob("checkpoint-*.pth.tar")}
+    count = count_model(run.model)
+    return dict(
         model=run.model,
-        run=args.run.name,
+        run=folder.name,
         data_digest=run.info["data_digest"],
-        photos=sum(len(images) for images in batches),
-        untrained=scale_statistics(untrained, batches),
-        trained=scale_statistics(trained, batches),
+        split=split,
+        photos=len(before),
+        params=count.params,
+        macs=count.macs,
+        macs_spent=count.macs_spent,
+        changed=float(changed),
+        untrained=scale_statistics(untrained, batches, training=True),
+        trained=rows,
+        epochs={
+            str(epoch + 1): scale_statistics(load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches)
+            for epoch in sorted(checkpoints)
+        },
     )
-    write_json(args.output, result)
-    return 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def accuracy(runs: Sequence[Run], images: Sequence[str], k: int) -> tuple[float,
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Per model: accuracies as fractions with intervals, the paper's, epochs, minutes; for tables and cards."""
     rows = []
-    for model, runs in comparison.runs.items():
+    for model, runs in comparison.networks.items():
         name, paper_top5, paper_top1 = claims.PAPER_TABLE_3.get(model, (model, None, None))
         rows.append(
             {
@@ -37,7 +37,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "top1": accuracy(runs, comparison.test_images, 1),
                 "top5": accuracy(runs, comparison.test_images, 5),
                 "n": len(comparison.test_images),
-                "seeds": [run.seed for run in runs],
+                "each": [accuracy([run], comparison.test_images, 1)[0] for run in runs],
                 "epochs": min(len(run.epochs) for run in runs),
                 "minutes": sum(run.info["wall_seconds"] for run in runs) / len(runs) / 60,
             }
@@ -55,17 +55,20 @@ def table_3(comparison: Comparison, counts: Mapping[str, Any], speed: Mapping[st
         quick: Whether this is the short run that ranks nothing.
     """
     header = ["model", "paper top-1", "top-1 here [95 %]", "paper top-5", "top-5 here [95 %]", "params M", "MACs G"]
+    seeds = max(map(len, comparison.networks.values()), default=0) > 1
+    header[3:3] = ["of each seed"] * seeds
     header += ["img/s"] * bool(speed) + ["minutes"] * quick
     rows = []
     for row in comparison_rows(comparison):
         count = counts["models"].get(row["model"])
-        cells = [f"{row['name']} (`{row['model']}`)", _percent(row["paper_top1"]), _interval(row["top1"])]
-        cells += [_percent(row["paper_top5"]), _interval(row["top5"])]
+        cells = [f"{row['name']} (`{row['model']}`)", percent(row["paper_top1"]), interval_text(row["top1"])]
+        cells += [" ".join(map(percent, row["each"]))] * seeds
+        cells += [percent(row["paper_top5"]), interval_text(row["top5"])]
         cells += [f"{count['params'] / 1e6:.1f}", f"{_macs(count)}"] if count else ["", ""]
         cells += [f"{speed[row['model']]:.1f}" if row["model"] in speed else ""] * bool(speed)
         cells += [f"{row['minutes']:.1f}"] * quick
         rows.append(cells)
-    return f"{_limits(comparison, quick)}\n\n{markdown(header, rows)}"
+    return f"{limits(comparison, quick)}\n\n{markdown(header, rows)}"
 
 
 def _macs(count: Mapping[str, Any]) -> str:
@@ -73,23 +76,26 @@ def _macs(count: Mapping[str, Any]) -> str:
     return spent if plain == spent else f"{spent} (plain form {plain})"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction as text, in percent; empty for none."""
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _interval(value: tuple[float, float, float]) -> str:
+def interval_text(value: tuple[float, float, float]) -> str:
+    """A fraction and its interval as text, in percent."""
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in value))
 
 
-def _limits(comparison: Comparison, quick: bool) -> str:
+def limits(comparison: Comparison, quick: bool = False) -> str:
+    """What the data set and the training are, and what the figures can bear."""
     sizes = [sum(row["split"] == split for row in comparison.images) for split in ("train", "validation", "test")]
     runs = [run for runs in comparison.runs.values() for run in runs]
     epochs = sorted({len(run.epochs) for run in runs})
     pixels = sorted({run.args["img_size"] for run in runs})
-    seeds = sorted({run.seed for run in runs})
+    seeds = sorted({len(runs) for runs in comparison.runs.values()})
     text = (
         f"{len(comparison.classes)} classes, {sizes[0]} photos to train, {sizes[1]} to validate, {sizes[2]} to test; "
-        f"{_span(pixels)} pixels, {_span(epochs)} epochs, {len(seeds)} seed{'s' * (len(seeds) > 1)}; guessing the "
+        f"{span(pixels)} pixels, {span(epochs)} epochs, {span(seeds)} seed{'s' * (seeds[-1] > 1)}; guessing the "
         f"largest class gives {100 * comparison.largest_class:.1f} %. The paper had 1000 classes, about 60,000 photos "
         "to train and 10,000 to test at 224 pixels: compare within a column, not the paper's with ours."
     )
@@ -102,7 +108,8 @@ def _limits(comparison: Comparison, quick: bool) -> str:
     return f"{text} Differences inside the intervals are not decidable here."
 
 
-def _span(values: Sequence[float]) -> str:
+def span(values: Sequence[float]) -> str:
+    """The first and last of sorted values as text."""
     return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
@@ -142,10 +149,9 @@ def card_results(model: str, comparison: Comparison | None) -> str:
     if comparison is None or model not in comparison.runs:
         return "Nothing has been measured yet."
     row = next(row for row in comparison_rows(comparison) if row["model"] == model)
-    table = markdown(
-        ["photos", "top-1 [95 %]", "top-5 [95 %]"], [[str(row["n"]), _interval(row["top1"]), _interval(row["top5"])]], 0
-    )
-    return f"{_limits(comparison, quick=False)}\n\n{table}"
+    cells = [str(row["n"]), interval_text(row["top1"]), interval_text(row["top5"])]
+    table = markdown(["photos", "top-1 [95 %]", "top-5 [95 %]"], [cells], 0)
+    return f"{limits(comparison)}\n\n{table}"
 
 
 def claims_table(verdicts: Mapping[int, Any]) -> str:

@@ -78,3 +78,17 @@ def make_run(folder, model, seed, fraction, n, epochs):
         },
     }
     (folder / "run.json").write_text(json.dumps(info))
+
+
+def add_scale(run, epochs=4, changed=0.25):
+    """Writes a run's scale.json: two units whose Scale spreads more with every epoch."""
+
+    def units(epoch):
+        spread = {"over_channels": 0.01 * (epoch + 1), "over_photos": 0.02 * (epoch + 1), "logits": 0.5}
+        return [{"unit": f"layer{stage}.0.attn", "channels": 8, "mean": 0.5, **spread} for stage in (1, 4)]
+
+    scale = {"model": run.name.split("-")[0], "run": run.name, "data_digest": "0" * 64, "split": "validation"}
+    scale |= {"photos": 20, "params": 1_500_000, "macs": 2_500_000_000, "macs_spent": 10**9, "changed": changed}
+    scale |= {"untrained": units(0), "trained": units(epochs)}
+    scale["epochs"] = {str(epoch): units(epoch) for epoch in range(1, epochs + 1)}
+    (run / "scale.json").write_text(json.dumps(scale))

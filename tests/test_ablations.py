@@ -61,7 +61,7 @@ def test_a_variant_starts_from_the_same_weights(name, paper):
     theirs, ours = paper.state_dict(), create(name).state_dict()
     assert ours.keys() - theirs.keys() <= {key for key in ours if key.endswith("log_temperature")}
     other = {key for key in ours.keys() & theirs.keys() if not torch.equal(ours[key], theirs[key])}
-    changed = {"resneat50_large": ("query", "key", "value"), "resneat50_dense": ("output",)}.get(name, ())
+    changed = {"output"} if "dense" in name else {"query", "key", "value"} if VARIANTS[name].start else set()
     assert other == {key for key in ours if key.split(".")[-2] in changed}
 
 
@@ -92,9 +92,11 @@ def test_what_a_variant_spends_in_its_real_form():
     assert 0 < count.macs_spent < count.macs
 
 
-def test_start_of_the_larger_projections(paper):
-    large = units(create("resneat50_large"))
+@pytest.mark.parametrize("name", ["resneat50_large", "resneat50_cosine"])
+def test_start_of_the_larger_projections(name, paper):
+    large = units(create(name))
     for old, new in zip(units(paper), large, strict=True):
+        assert old.value.weight.std().item() * old.value.weight.shape[1] ** 0.5 == pytest.approx(0.18, rel=0.05)
         for projection in (new.query, new.key, new.value):
             assert projection.weight.std().item() * projection.weight.shape[1] ** 0.5 == pytest.approx(2)
         assert torch.allclose(new.query.weight / new.query.weight.std(), old.query.weight / old.query.weight.std())

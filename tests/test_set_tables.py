@@ -1,0 +1,147 @@
+"""Several comparisons side by side, and the variants of the attention unit: tables, choice, confirmation, figures."""
+
+import csv
+import io
+import re
+
+import ablations
+import comparison
+import pytest
+import report
+import results_schema
+import set_tables
+from comparison import claims
+from results_helpers import add_scale, make_comparison, write_csv
+from set_tables import VARIANTS, ablation_tables, chosen
+
+SEVEN = dict.fromkeys(claims.SEVEN, 0.5)
+
+
+def cells(text, start):
+    """The cells of the table line that begins with this text."""
+    line = next(line for line in text.splitlines() if line.startswith(start))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def set_curve(run, top1):
+    """Replaces a run's validation top-1, epoch by epoch."""
+    with open(run / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, value in zip(rows, top1, strict=True):
+        row["eval_top1"] = str(value)
+    write_csv(run / "summary.csv", rows[0].keys(), [row.values() for row in rows])
+
+
+def test_every_variant_has_its_row_and_is_known_as_one():
+    assert set(VARIANTS) == {"resneat50", *ablations.VARIANTS}
+    assert sorted(number for number, _ in VARIANTS.values()) == list("123456789")
+    assert all(comparison.is_variant(model) for model in ablations.VARIANTS)
+    assert not any(map(comparison.is_variant, claims.SEVEN))
+    used = re.findall(r"\w+", " ".join(c for _, contrasts in set_tables.CONTRASTS for c in contrasts))
+    assert set(used) <= set(set_tables.NAMES)
+
+
+def test_two_sets_stand_side_by_side(tmp_path):
+    few = make_comparison(tmp_path / "few", SEVEN | {"seresnet50": 0.7}, n=100)
+    many = make_comparison(tmp_path / "many", {"resnet50": [0.5, 0.6], "resneat50_mean": 0.9}, n=400, seeds=(0, 1))
+    assert report.main(["--comparison", str(many), str(few), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert cells(text, "| model |")[2:] == ["many: top-1 [95 %]", "of each seed", "few: top-1 [95 %]"]
+    row = cells(text, "| ResNet (`resnet50`)")
+    assert row[1] == "77.4" and row[2].startswith("55.0 [") and row[3] == "50.0 60.0" and row[4].startswith("50.0 [")
+    assert cells(text, "| SE-Net")[2:4] == ["", ""]  # not trained on the larger set
+    assert "* **many**: 10 classes" in text and "400 to test" in text and "100 to test" in text
+    claim = cells(text, "| 8 |")
+    assert claim[2].startswith(f"**{claims.NOT_DECIDABLE}**: not trained here") and "about: within 2" in claim[3]
+    assert (tmp_path / "out" / "figures" / "few" / "figure-10.png").is_file()
+    assert "](figures/few/figure-10.png)" in text
+
+
+def test_variants_do_not_stand_among_the_networks(tmp_path):
+    folder = make_comparison(tmp_path / "c", {"resnet50": 0.5, "resneat50": 0.5, "resneat50_mean": 0.6})
+    assert report.main(["--comparison", str(folder), "--output", str(tmp_path / "out")]) == 0
+    table, rest = (tmp_path / "out" / "report.md").read_text().split("## Claims")
+    assert "resneat50_mean" not in table and "| 3 | one number a photo (`resneat50_mean`)" in rest
+
+
+def test_seeds_of_each_model_are_counted(tmp_path):
+    runs = comparison.load(make_comparison(tmp_path / "c", {"resnet50": [0.5, 0.6]}, seeds=(0, 1)))
+    row = cells(report.table_3(runs, {"models": {}}, {}), "| ResNet")
+    assert row[2].startswith("55.0") and row[3] == "50.0 60.0"
+
+
+@pytest.fixture
+def ablated(tmp_path):
+    """Paper's unit 50 %, cosine 60, Scale = 1 55, dense 70 on test; on validation Scale = 1 is best but for dense."""
+    top1 = {"resneat50": 0.5, "resnext50_32x4d": 0.62, "resneat50_cosine": 0.6, "resneat50_scale1": 0.55}
+    folder = make_comparison(tmp_path / "c", top1 | {"resneat50_dense": 0.7}, n=400, seeds=(0, 1, 2))
+    for model, value in (
+        ("resneat50", 40),
+        ("resneat50_cosine", 58),
+        ("resneat50_scale1", 60),
+        ("resneat50_dense", 70),
+    ):
+        set_curve(folder / f"{model}-s0", [90, value - 1, value, value + 1])
+    return folder
+
+
+def test_the_choice_is_made_on_validation_with_seed_0(ablated):
+    assert chosen(comparison.load(ablated)) == "resneat50_scale1"  # dense has more parameters, epoch 1 does not count
+    set_curve(ablated / "resneat50_cosine-s1", [99] * 4)
+    assert chosen(comparison.load(ablated)) == "resneat50_scale1"
+    set_curve(ablated / "resneat50_cosine-s0", [0, 62, 62, 62])
+    assert chosen(comparison.load(ablated)) == "resneat50_cosine"
+
+
+def test_confirmation_is_on_test_with_new_seeds(ablated):
+    text = ablation_tables(comparison.load(ablated))
+    assert "Chosen on validation, seed 0: 2, Scale = 1 (`resneat50_scale1`)." in text
+    assert "on test with seeds 1, 2: **holds**; +5.0 points" in text
+    assert "About as accurate as ResNeXt, seeds 1, 2: **does not hold**; -7.0 points" in text
+    assert "Not trained: 3 (one number a photo), 4 (" in text
+    for seed in (1, 2):
+        path = ablated / f"resneat50_scale1-s{seed}"
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    assert "Not confirmed yet: it was trained with no other seed." in ablation_tables(comparison.load(ablated))
+
+
+def test_new_seeds_of_unlike_sign_confirm_nothing(ablated):
+    text = (ablated / "resneat50-s0" / "predictions-test.csv").read_text()
+    (ablated / "resneat50_scale1-s1" / "predictions-test.csv").write_text(text.replace(",1", ",2", 8))  # 2 % less
+    shown = ablation_tables(comparison.load(ablated))
+    assert "seeds 1, 2: **not decidable here" in shown
+
+
+def test_tables_of_variants(ablated):
+    add_scale(ablated / "resneat50_cosine-s0")
+    text = ablation_tables(comparison.load(ablated))
+    row = cells(text, "| 5 |")
+    assert row[1:4] == ["cosine attention (`resneat50_cosine`)", "1.50", "2.50"]
+    assert row[4] == "58.0" and row[5].startswith("60.0 [")
+    assert row[6:] == ["0.01..0.01 > 0.05..0.05", "0.02..0.02 > 0.1..0.1", "0.5..0.5 > 0.5..0.5", "25.0 %"]
+    assert cells(text, "| 2 |")[6:] == [""] * 4
+    assert cells(text, "| what the paper's attention gives |")[1:] == ["1 - 2", "-5.0 [-7.2, -3.0]"]
+    assert cells(text, "| what the groups of the last 1x1 cost |")[2].startswith("+20.0 [")
+    assert "9 - 5" not in text  # not trained
+
+
+def test_figure_of_scale_and_its_schema(ablated):
+    from figures import draw
+
+    add_scale(ablated / "resneat50_cosine-s0")
+    add_scale(ablated / "resneat50-s0")
+    results_schema.check_file(ablated / "resneat50-s0" / "scale.json", ablated.parent)
+    runs = comparison.load(ablated)
+    assert [run.model for run in comparison.measured(runs)] == ["resneat50", "resneat50_cosine"]
+    assert draw(runs, ablated / "figures")[-1].name == "scale.png"
+    svg = (ablated / "figures" / "scale.svg").read_text()
+    assert svg.count("<!-- resneat50") == 2 and svg.count("stage 1") == 1
+
+
+def test_repositorys_page_names_files_that_are_there():
+    text = report.BENCHMARKS_PAGE.read_text()
+    places = re.findall(r"\]\((\.\./[^)]+)\)", text)
+    assert places and all((report.BENCHMARKS_PAGE.parent / place).exists() for place in places)
+    assert io.StringIO(text).readline() == "# Benchmarks\n"
