@@ -12,6 +12,7 @@ from pathlib import Path
 
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
+from timm_landmark.text import say
 
 ENVIRONMENT = "TIMM_TRAIN_SCRIPT"
 BASE_URL = "https://raw.githubusercontent.com/huggingface/pytorch-image-models"
@@ -74,7 +75,7 @@ def fetch_script(sha256: str | None) -> Path:
             f"no sum is listed for the train.py of timm {timm.__version__} (only for {', '.join(KNOWN_SHA256)}); look "
             f"at {url} and give its sum with --sha256"
         )
-    print(f"fetching {url}", flush=True)
+    say(f"fetching {url}")
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read()
@@ -83,13 +84,13 @@ def fetch_script(sha256: str | None) -> Path:
             f"{url} cannot be fetched ({error}); check the network, or give a copy with --train-script"
         ) from None
     found = hashlib.sha256(content).hexdigest()
-    print(f"sha256 {found}")
+    say(f"sha256 {found}")
     if found != expected:
         raise UserError(f"{url} has sha256 {found}, expected {expected}; it was not kept")
     path = cache_path(timm.__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
-    print(f"kept as {path}")
+    say(f"kept as {path}")
     return path
 
 

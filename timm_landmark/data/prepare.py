@@ -10,6 +10,7 @@ under two labels, are rejected under both.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections import Counter
@@ -17,14 +18,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from timm_landmark.data.images import MAX_PIXELS
+from timm_landmark.data.images import MAX_PIXELS, settle_process
 from timm_landmark.errors import UserError
 from timm_landmark.machine import available_cores
+from timm_landmark.text import escaped, say
+from timm_landmark.train_checks import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
+    parser = Parser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
     add = parser.add_argument
     add(
         "--metadata",
@@ -76,10 +79,11 @@ def main(argv: list[str]) -> int:
     if (args.base_url or args.keep_shards) and not args.download:
         raise UserError("--base-url and --keep-shards belong to --download; add it or leave them out")
     args.min_per_class = args.min_per_class or splits
+    settle_process()
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
+        say("", f"interrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
         return 130
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
@@ -108,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from timm_landmark.data.dry_run import describe
 
-        print(describe(args, metadata, selection))
+        say(*describe(args, metadata, selection))
         return 0
     options["selection"] = selection.digest()
     if finished:
@@ -116,13 +120,13 @@ def _run(args: argparse.Namespace) -> int:
         if not (args.output / SUMS).exists():
             _remove_leftover(args.output)
             write_sums(args.output)
-        print(f"{args.output} is finished already, with these options; nothing to do")
+        say(f"{args.output} is finished already, with these options; nothing to do")
         return 0
     args.output.mkdir(parents=True, exist_ok=True)
     with workfolder.WorkFolder(args.output, options) as work:
         begun = time.monotonic()
         records = _store_photos(args, metadata, selection, work)
-        print(place(args, metadata, selection, work, records, begun))
+        say(*place(args, metadata, selection, work, records, begun))
     return 0
 
 
@@ -240,7 +244,7 @@ def command_line(args: argparse.Namespace) -> str:
         if value != parser.get_default(name) and value not in (None, [], False):
             words.append(f"--{name.replace('_', '-')}")
             words += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
-    return " ".join(words)
+    return escaped(shlex.join(words))
 
 
 def reject_sums(reasons: Iterable[str]) -> dict[str, int]:
