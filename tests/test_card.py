@@ -64,3 +64,36 @@ def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
     assert "| truncated | 1 |" in text and "* groups: 3 would have crossed" in text
     assert ("https://creativecommons.org/licenses/by-sa/3.0/ | 22" in text) == (release == "GLDv2")
     assert str(tmp_path) not in text
+
+
+def test_licences_of_the_attribution_are_words_in_the_card(tmp_path):
+    """The column is anyone's: no HTML, no link but to Creative Commons, no way out of the table, no terminal escape."""
+    data = tmp_path / "data"
+    manifest, _ = small_dataset(data)
+    licences = [
+        "<script>alert(1)</script><img src=x onerror=alert(1)>",
+        "a | b\n# Title\n\n[free](javascript:x)",
+        "\x1b[31mred\u202e",
+        "https://example.com/creativecommons.org/",
+        "https://creativecommons.org/licenses/by-sa/3.0/",
+        "",
+    ]
+    with open(tmp_path / "train_attribution.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "url", "author", "license", "title"])
+        writer.writerows(
+            [[row.image_id, "", "", licence, ""] for row, licence in zip(manifest, licences * 5, strict=False)]
+        )
+    write_attribution(data, tmp_path / "train_attribution.csv", [row.image_id for row in manifest])
+    write_card(data, "timm-landmark prepare", {})
+    text = (data / "README.md").read_text(encoding="utf-8")
+    table = text.partition("as `attribution.csv` states it | images |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [
+        r"| &lt;script&gt;alert\(1\)&lt;\/script&gt;&lt;img src=x onerror=alert\(1\)&gt; | 5 |",
+        r"| a \| b \# Title \[free\]\(javascript\:x\) | 5 |",
+        r"| \[31mred | 5 |",
+        r"| https\:\/\/example.com\/creativecommons.org\/ | 5 |",
+        "| https://creativecommons.org/licenses/by-sa/3.0/ | 5 |",
+        "| not stated | 5 |",
+    ]
+    assert "<script" not in text and "\x1b" not in text

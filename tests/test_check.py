@@ -9,6 +9,7 @@ import sys
 import pytest
 from loopback_hub import LoopbackHub
 from run_helpers import TINY, make_run
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from timm_landmark import cli
@@ -84,6 +85,20 @@ def test_other_weights_are_found_by_their_logits(folder):
     write_sums(folder)
     (problem,) = check_model(str(folder))
     assert re.match(r"model.safetensors: logits differ from test_vectors.safetensors by .*, allowed 0.0001", problem)
+
+
+def test_weights_whose_answers_are_no_numbers_are_found(folder, capsys):
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    vectors = load_file(folder / "test_vectors.safetensors")
+    with safe_open(folder / "test_vectors.safetensors", "pt") as file:
+        facts = file.metadata()
+    vectors["logits"][:, 0] = float("nan")  # NaN is no NaN's equal
+    save_file(vectors, folder / "test_vectors.safetensors", metadata=facts)
+    write_sums(folder)
+    assert main([str(folder)]) == 1
+    assert "model.safetensors: logits differ from test_vectors.safetensors by nan" in capsys.readouterr().out
 
 
 def test_weights_that_do_not_load_are_said(folder):

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,6 +207,31 @@ def test_features_that_float16_cannot_hold_are_not_kept(tmp_path, value):
     with pytest.raises(UserError, match="--keep-features: some pooled features are not finite in float16"):
         write_features(tmp_path / "f.npz", ["a", "b"], logits, np.array([[1.0], [value]]).astype(np.float16))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_do_nothing_in_a_terminal(run, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / "data \x1b[2J")
+    first, *rest = read_rows(data, ClassRow)
+    for folder in (run, other):
+        write_rows(folder, ClassRow, [replace(first, name="\x1b[31mRed\x07\n\u202e  gnirts"), *rest])
+    evaluate(run, "--data", other)
+    out, err = capsys.readouterr()
+    assert "0000 [31mRed gnirts  " in out
+    assert not {"\x1b", "\x07", "\u202e"} & {*out, *err}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_answers_that_are_no_numbers_are_an_error(run, value):
+    """NaN in one class's weights once gave exit 0, a top-1 and a GAP."""
+    before = read_info(run)
+    checkpoint = load_run(run).checkpoint
+    state = torch.load(checkpoint, weights_only=False)
+    next(tensor for name, tensor in reversed(state["state_dict"].items()) if tensor.is_floating_point())[0] = value
+    for name in (checkpoint.name, "model_best.pth.tar", "last.pth.tar"):
+        torch.save(state, run / name)
+    with pytest.raises(UserError, match=r"checkpoint-\d+\.pth\.tar: the model's answers are not finite numbers"):
+        evaluate(run)
+    assert read_info(run) == before and not list(run.glob("predictions-*"))
 
 
 def test_loading_processes_change_nothing(run):

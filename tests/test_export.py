@@ -1,6 +1,7 @@
 """``export``: a folder that timm loads bit-equal, whose card says what the run's files say, or nothing at all."""
 
 import json
+import math
 import os
 import re
 import stat
@@ -15,12 +16,13 @@ import yaml
 from loopback_hub import LoopbackHub
 from PIL import Image
 from run_helpers import TINY, make_run
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.errors import UserError
 from timm_landmark.export import main
+from timm_landmark.export_onnx import export_onnx
 from timm_landmark.files import sha256_file
 from timm_landmark.hub import load_model, read_config
 from timm_landmark.model_card import metrics, run_metrics
@@ -221,6 +223,34 @@ def test_onnx_agrees_in_onnxruntime_at_any_batch(tmp_path):
     (logits,) = session.run(None, {"images": images.numpy()})
     assert (torch.from_numpy(logits) - expected).abs().max() < 1e-3
     assert "model.onnx" in read_sums(folder)
+
+
+def broken_run(path):
+    """A run whose weights for the last class are NaN."""
+    run = make_run(path, model="test_resnet")
+    state = torch.load(run / "model_best.pth.tar", weights_only=False)
+    state["state_dict"]["fc.weight"][-1] = math.nan
+    torch.save(state, run / "model_best.pth.tar")
+    return run
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_answers_that_are_no_numbers_are_not_exported(tmp_path, dtype):
+    with pytest.raises(UserError, match="not finite" if dtype == "fp32" else "beyond 65504"):
+        main([str(broken_run(tmp_path / "run")), "--output", str(tmp_path / "f"), "--dtype", dtype])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_whose_answers_are_no_numbers_does_not_agree(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    folder = export(make_run(tmp_path / "run", model="test_resnet"), tmp_path / "f")
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.weight"][-1] = math.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match="onnxruntime's logits differ by nan"):
+        export_onnx(folder, 1e-3)
 
 
 def test_hostile_class_names_do_no_harm(tmp_path, capfd):

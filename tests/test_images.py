@@ -1,13 +1,20 @@
 """Photos of every kind, and what is refused; the rules that data/images.py states."""
 
 import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
-from prepare_helpers import encode, scene
+from prepare_helpers import command, encode, scene, small_source
 
-from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
+from timm_landmark.cli import main
+from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize, settle_process
+from timm_landmark.data.pool import run_jobs
 
 
 def close(image: Image.Image, wanted: Image.Image, within: float = 12) -> bool:
@@ -16,6 +23,7 @@ def close(image: Image.Image, wanted: Image.Image, within: float = 12) -> bool:
 
 
 SCENE = scene(3)
+PILLOWS_LIMIT = 89_478_485
 
 
 @pytest.mark.parametrize(
@@ -90,10 +98,14 @@ def test_what_cannot_be_used_has_its_reason(content, reason):
     assert "0x" not in str(caught.value), "an address differs from run to run"
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded():
-    bomb = encode(Image.new("1", (60_000, 60_000)), "PNG")  # 3.6 thousand million pixels in some kilobytes
-    with pytest.raises(RejectedImage, match="too many pixels: 60000 x 60000"):
-        decode_rgb(bomb)
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    size = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)  # 3.6 thousand million pixels
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
+    bomb += encode(Image.new("1", (8, 8)), "PNG")[33:]
+    for limit, said in ((None, "60000 x 60000, the limit is 100000000"), (PILLOWS_LIMIT, "Image size")):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(RejectedImage, match=f"^too many pixels: {said}"):
+            decode_rgb(bomb)
     assert decode_rgb(encode(SCENE), max_pixels=SCENE.width * SCENE.height).size == SCENE.size
     with pytest.raises(RejectedImage, match="the limit is 100"):
         decode_rgb(encode(SCENE), max_pixels=100)
@@ -132,3 +144,38 @@ def test_stored_jpeg_is_full_chroma_and_repeats():
     assert stored == encode_jpeg(SCENE)
     with Image.open(io.BytesIO(stored)) as image:
         assert image.format == "JPEG" and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+
+
+def test_a_library_leaves_the_process_as_it_is(monkeypatch):
+    """Pillow's limit and the warnings' filters are everybody's; threads that save and restore them get in a tangle."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PILLOWS_LIMIT)
+    content = encode(SCENE, quality=90)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(decode_rgb, [content] * 400))
+        assert warnings.filters == before
+    assert Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT
+
+
+def pillows_limit(_job) -> Iterator[int | None]:
+    yield Image.MAX_IMAGE_PIXELS
+
+
+def test_commands_and_workers_settle_their_process_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns from here on and refuses twice as many
+    with pytest.raises(RejectedImage, match="too many pixels: Image size"):
+        decode_rgb(encode(SCENE))
+    assert list(run_jobs(pillows_limit, [1], 1, lambda job, how: how, lambda job, seconds: None)) == [None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = small_source(tmp_path / "source", classes=2, per_class=3)
+        assert main(["prepare", *command(*source, tmp_path / "data", "--dry-run")]) == 0
+        assert "estimate from 6 photos" in capsys.readouterr().out
+        count = len(warnings.filters)
+        settle_process()
+        assert len(warnings.filters) == count
+        warnings.warn_explicit("tag", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
+        with pytest.raises(UserWarning, match="mine"):
+            warnings.warn_explicit("mine", UserWarning, "own.py", 1, "own")

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from timm_landmark import predict as module
 from timm_landmark.cli import main as cli
 from timm_landmark.data.images import resize
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.photos import Photo, find_photos, read_photo, read_photos, true_class
+from timm_landmark.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
 from timm_landmark.predict import load_namer, name_photos
 from timm_landmark.runs import load_run, load_run_model
 
@@ -115,8 +117,7 @@ def test_a_photo_that_is_not_square_is_squashed_and_not_cropped(namer, tmp_path)
     wide.paste("red", (0, 0, 120, 100))
     wide.paste("blue", (480, 0, 600, 100))
     wide.save(tmp_path / "wide.png")
-    photo = read_photo(tmp_path / "wide.png")
-    assert photo.image.size == (256, 256)
+    assert read_photo(tmp_path / "wide.png", squashed).pixels.size == (256, 256)
     (answer,) = name_photos(namer, [tmp_path / "wide.png"], top=3)
     with torch.inference_mode():
         shares = namer.model(namer.transform(resize(wide, 256))[None]).softmax(-1)[0]
@@ -207,6 +208,69 @@ def test_an_exported_folder_answers_as_its_run(data, run, namer, tmp_path):
         assert one.truth == other.truth and one.known
 
 
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_answers_that_are_no_numbers_are_an_error(data, tmp_path, capsys, form):
+    """NaN in one class's weights once gave exit 0, "nan %", JSON that no reader takes, and a page that judged it."""
+    run = make_run(tmp_path / "run", data=data, model="test_resnet")
+    checkpoint = load_run(run).checkpoint
+    state = torch.load(checkpoint, weights_only=False)
+    state["state_dict"]["fc.weight"][1] = math.nan
+    torch.save(state, checkpoint)
+    options = ["--device", "cpu", "--format", form, "-b", "4", "--gallery", str(tmp_path / "page.html")]
+    assert cli(["predict", str(run), str(data / "test"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert "test_resnet of run: the model's answers are not finite numbers" in err and "nan" not in out.lower()
+    assert out == {"table": "", "csv": "photo,rank,landmark_id,name,probability\n", "json": "[\n]\n"}[form]
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_written_out(data, run, tmp_path, capsys):
+    photo = tmp_path / b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    try:
+        photo.write_bytes(next((data / "test").rglob("*.jpg")).read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    for form in ("table", "csv", "json"):
+        options = ["--format", form, "--device", "cpu", "--gallery", str(tmp_path / "page.html")]
+        assert cli(["predict", str(run), str(tmp_path), *options]) == 0
+        out = capsys.readouterr().out
+        assert "caf\\xe9.jpg" in (json.loads(out)[0]["photo"] if form == "json" else out)
+        assert "caf\\xe9.jpg" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+MEMORY = """
+import sys, timm, timm_landmark
+from pathlib import Path
+from timm_landmark.photos import find_photos
+from timm_landmark.predict import Label, Namer, name_photos
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+transform = timm.data.create_transform((3, 64, 64), is_training=False)
+model = timm.create_model("test_resnet", num_classes=2).eval()
+namer = Namer(model, (Label("0", "a"), Label("1", "b")), transform, "RGB", 256, "model")
+photos = find_photos([Path(sys.argv[1])])
+peaks = []
+for some in (photos[:4], photos):
+    assert len(list(name_photos(namer, some, batch_size=32, workers=2, thumbnails=True))) == len(some)
+    peaks.append(peak())
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_does_not_depend_on_the_size_of_square_photos(tmp_path):
+    """Forty of 12 MB each, of which two are decoded at a time: once all of them were held until their batch."""
+    Image.new("RGB", (2000, 2000), "teal").save(tmp_path / "0.jpg")
+    for number in range(1, 40):
+        (tmp_path / f"{number}.jpg").hardlink_to(tmp_path / "0.jpg")
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 60_000, "kB beyond the peak over four photos"
+
+
 def test_truth_is_known_in_a_prepared_split_only(data, namer, tmp_path):
     first = next(iter(sorted((data / "test" / "0002").iterdir())))
     assert true_class(first).name == "Class 2"
@@ -229,7 +293,7 @@ def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
     """However slow the reader of the answers, no more than the look-ahead is decoded."""
     lock, decoded = threading.Lock(), []
 
-    def slow(path, side, thumbnail):
+    def slow(path, transform, thumbnail):
         time.sleep(0.002 if int(path.name) % 3 else 0.01)
         with lock:
             decoded.append(path)
@@ -238,7 +302,7 @@ def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(photos_module, "read_photo", slow)
     paths = [tmp_path / str(number) for number in range(60)]
     taken = []
-    for photo in read_photos(paths, 256, 0, workers=4, ahead=8):
+    for photo in read_photos(paths, squashed, 0, workers=4, ahead=8):
         taken.append(photo.path)
         time.sleep(0.003)
         assert len(decoded) - len(taken) <= 8

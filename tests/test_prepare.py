@@ -246,7 +246,7 @@ def test_a_label_with_a_line_break_is_read_back(tmp_path):
         path.write_bytes(encode(scene(index)))
     assert prepare("--images", str(tmp_path / "photos"), "--output", str(tmp_path / "data")) == 0
     assert {row["name"] for row in read_csv(tmp_path / "data/classes.csv")} == {"Old Mill", "Tower"}
-    assert any(row["source"].startswith("Old\rMill/") for row in read_csv(tmp_path / "data/manifest.csv"))
+    assert any(row["source"].startswith("Old\\rMill/") for row in read_csv(tmp_path / "data/manifest.csv"))
     assert check_dataset(tmp_path / "data") == []
 
 

@@ -15,7 +15,7 @@ from timm_landmark.errors import UserError
 from timm_landmark.hub import PREFIX, fetch, read_tensors
 from timm_landmark.hub_config import id_and_name, read_config
 from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
-from timm_landmark.text import printable
+from timm_landmark.text import printable, say
 from timm_landmark.train_checks import Parser
 
 VECTORS, CARD = "test_vectors.safetensors", "README.md"
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
             "the Hub is written hf-hub:ORG/NAME"
         )
     for problem in problems:
-        print(printable(problem))
-    print(f"{target}: {len(problems)} problem{'s' * (len(problems) != 1)}" if problems else f"{target}: sound")
+        say(problem)
+    say(f"{target}: {len(problems)} problem{'s' * (len(problems) != 1)}" if problems else f"{target}: sound")
     return 1 if problems else 0
 
 
@@ -114,7 +114,7 @@ def _repository_files(source: str) -> set[str]:
     try:
         return set(HfApi().list_repo_files(name, revision=revision))
     except Exception as error:  # offline, with a warm cache: the files that are here are checked all the same
-        print(f"{name}: the Hub's list of files cannot be had ({type(error).__name__}); the cached files are checked")
+        say(f"{name}: the Hub's list of files cannot be had ({type(error).__name__}); the cached files are checked")
         return set()
 
 

@@ -1,11 +1,13 @@
 """The command line: ``timm-landmark VERB ...``; a verb is a module with ``main(argv) -> int``, imported when used."""
 
 import importlib
+import io
 import os
 import sys
 
 from timm_landmark import __version__, register_models
 from timm_landmark.errors import UserError
+from timm_landmark.text import say
 
 VERBS = {
     "verify": ("timm_landmark.verify", "count parameters and MACs, and check the paper's claims against them"),
@@ -31,14 +33,16 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, a verb's own (such as 1 for a check that failed), 2 for a user's mistake, 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks is written out, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        say(*_usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        print(f"timm-landmark {__version__}")
+        say(f"timm-landmark {__version__}")
         return 0
     if argv[0] not in VERBS:
-        print(f"timm-landmark: error: no verb {argv[0]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
+        say(f"timm-landmark: error: no verb {argv[0]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if argv[0] not in FILE_VERBS:
         register_models()
@@ -47,20 +51,20 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"timm-landmark {argv[0]}: error: {error}", file=sys.stderr)
+        say(f"timm-landmark {argv[0]}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ntimm-landmark {argv[0]}: interrupted", file=sys.stderr)
+        say("", f"timm-landmark {argv[0]}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `timm-landmark ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _usage() -> str:
+def _usage() -> list[str]:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
-    return "usage: timm-landmark VERB [options]   (timm-landmark VERB --help for its options)\n\n" + "\n".join(lines)
+    return ["usage: timm-landmark VERB [options]   (timm-landmark VERB --help for its options)", "", *lines]
 
 
 if __name__ == "__main__":

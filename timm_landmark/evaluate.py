@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timm_landmark import train_checks as checks
+from timm_landmark.answers import probabilities
 from timm_landmark.data.address import Place, place
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, data_digest
 from timm_landmark.data.split_reader import SplitReader
@@ -18,6 +19,7 @@ from timm_landmark.errors import UserError, without_traceback
 from timm_landmark.files import atomic_path, write_atomic
 from timm_landmark.metrics import gap, gap_interval, wilson
 from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
+from timm_landmark.text import escaped, printable, say
 
 if TYPE_CHECKING:
     import torch
@@ -165,13 +167,13 @@ def predict_split(
     read, kept = 0, []
     try:
         with torch.inference_mode():
-            for images, numbers in tqdm(loader, desc=f"{run.path.name} {split}", unit="batch"):
+            for images, numbers in tqdm(loader, desc=escaped(f"{run.path.name} {split}"), unit="batch"):
                 maps = model.forward_features(images)
                 logits = model.forward_head(maps)
+                top = probabilities(logits, run.checkpoint).topk(min(5, len(folders)))
                 if features is not None:
                     pooled = model.forward_head(maps, pre_logits=True)
                     kept.append([values.to("cpu", torch.float16).numpy() for values in (logits, pooled)])
-                top = logits.float().softmax(-1).topk(min(5, len(folders)))
                 answers = zip(numbers.tolist(), top.values[:, 0].tolist(), top.indices.tolist(), strict=True)
                 for number, confidence, indices in answers:
                     names = tuple(folders[index] for index in indices)
@@ -250,20 +252,20 @@ def render_predictions(predictions: Sequence[Prediction]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["image_id", "class", "prediction", "confidence", "top5"])
     for row in predictions:
-        writer.writerow([row.image_id, row.folder, row.top[0], f"{row.confidence:.6f}", " ".join(row.top)])
+        writer.writerow([escaped(row.image_id), row.folder, row.top[0], f"{row.confidence:.6f}", " ".join(row.top)])
     return buffer.getvalue()
 
 
 def _print(run: Run, result: dict[str, Any]) -> None:
-    print(f"{run.path}: {run.model}, epoch {result['epoch']}, {result['images']} images of {result['split']}")
+    say(f"{run.path}: {run.model}, epoch {result['epoch']}, {result['images']} images of {result['split']}")
     for name, label in (("top1", "top-1"), ("top5", f"top-{result['top_k']}"), ("gap", "GAP")):
         low, high = result[name]["interval"]
         note = " (of as many classes: says nothing)" if name == "top5" and result["top_k"] >= run.num_classes else ""
-        print(f"  {label:<6} {result[name]['value']:.4f}   95 %: {low:.4f} .. {high:.4f}{note}")
+        say(f"  {label:<6} {result[name]['value']:.4f}   95 %: {low:.4f} .. {high:.4f}{note}")
     for row in sorted(result["per_class"], key=lambda row: -(row["value"] or 0.0))[:20]:
         low, high = row["interval"]
         if row["images"]:
             share = f"{row['correct']:>5} of {row['images']:<5}"
-            print(f"  {row['class']} {row['name'][:40]:<40} {share} {low:.2f} .. {high:.2f}")
+            say(f"  {row['class']} {printable(row['name'], 40):<40} {share} {low:.2f} .. {high:.2f}")
     if len(result["per_class"]) > 20:
-        print(f"  ... the other {len(result['per_class']) - 20} classes are in {run.path / 'run.json'}")
+        say(f"  ... the other {len(result['per_class']) - 20} classes are in {run.path / 'run.json'}")

@@ -20,7 +20,7 @@ from timm_landmark.hub_config import class_names
 from timm_landmark.hub_errors import CONFIG, WEIGHTS
 from timm_landmark.model_card import Measured, data_facts, evaluations, render_card
 from timm_landmark.runs import Run, load_run, load_run_model
-from timm_landmark.text import printable
+from timm_landmark.text import printable, say
 from timm_landmark.train_checks import Parser
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def main(argv: list[str]) -> int:
             from timm_landmark.export_onnx import export_onnx
 
             difference = export_onnx(folder, ONNX_TOLERANCE)
-            print(f"{ONNX}: onnxruntime and timm agree within {difference:.1e} (allowed: {ONNX_TOLERANCE:.0e})")
+            say(f"{ONNX}: onnxruntime and timm agree within {difference:.1e} (allowed: {ONNX_TOLERANCE:.0e})")
         for path in folder.iterdir():
             path.chmod(0o644)  # safetensors writes 0600
         write_sums(folder)
     size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
-    print(f"{options.output}: {name}, {size:.1f} MB; `timm-landmark check {options.output}` loads and compares it")
+    say(f"{options.output}: {name}, {size:.1f} MB; `timm-landmark check {options.output}` loads and compares it")
     return 0
 
 

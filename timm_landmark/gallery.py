@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from timm_landmark.errors import UserError
 from timm_landmark.files import atomic_path
 from timm_landmark.metrics import wilson
+from timm_landmark.text import escaped, printable
 
 if TYPE_CHECKING:
     from timm_landmark.predict import Answer, Label
@@ -43,10 +44,8 @@ class Gallery:
 
     def add(self, answer: "Answer") -> None:
         """Takes one answer; its picture is kept as a small JPEG for the first 3000."""
-        from timm_landmark.predict import escaped
-
         if answer.photo.problem:
-            self._problems.append((escaped(answer.photo.path), answer.photo.problem))
+            self._problems.append((escaped(answer.photo.path), printable(answer.photo.problem)))
             return
         first = self._labels[answer.guesses[0].index]
         state = "open" if answer.truth is None else "foreign" if not answer.known else "wrong"
@@ -60,7 +59,7 @@ class Gallery:
             told = [each for rank, each in first_ones if rank == 0 or each.probability >= LEAST]
             guesses = tuple((self._labels[each.index].name, each.probability) for each in told)
             truth = answer.truth.name if answer.truth else None
-            self._cards.append(Card(_data_uri(answer), answer.photo.path.name, guesses, truth, state))
+            self._cards.append(Card(_data_uri(answer), escaped(answer.photo.path.name), guesses, truth, state))
 
     def summary(self) -> str:
         """A line for the terminal."""

@@ -11,6 +11,7 @@ from timm_landmark.files import atomic_path
 from timm_landmark.hub import PREFIX, load_model
 from timm_landmark.hub_errors import WEIGHTS, explain
 from timm_landmark.runs import load_model_weights
+from timm_landmark.text import say
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,14 @@ class Copied:
     tensors: int
     fresh: tuple[str, ...]
 
-    def describe(self) -> str:
+    def describe(self) -> tuple[str, str]:
         """Two lines for the screen; fresh tensors by the last parts of their names."""
         kinds = Counter(".".join(name.split(".")[-2:]) for name in self.fresh)
         fresh = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.most_common())
         return (
             f"from {self.source}: {self.parameters:,} of {self.of:,} parameters ({self.tensors} tensors of equal name "
-            f"and shape)\nfresh: {fresh or 'nothing'}"
+            "and shape)",
+            f"fresh: {fresh or 'nothing'}",
         )
 
 
@@ -131,6 +133,6 @@ def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, 
     with atomic_path(path) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
         temporary.chmod(0o644)
-    print(copied.describe(), flush=True)
+    say(*copied.describe())
     name = Path(source).name if Path(source).is_file() else source  # no path of this machine in run.json
     return {"source": name, "parameters_copied": copied.parameters, "parameters": copied.of, "tensors": copied.tensors}

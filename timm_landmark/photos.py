@@ -1,11 +1,12 @@
 """Photos on the way to a model: found, read in threads with bounded look-ahead, squashed as the training data was."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -21,10 +22,10 @@ THUMBNAIL = 160
 
 @dataclass(frozen=True)
 class Photo:
-    """One file: ``image`` as the model's transform takes it and a small ``thumbnail``, or the ``problem``."""
+    """One file: its ``pixels`` as the model takes them and a small ``thumbnail``, or the ``problem``."""
 
     path: Path
-    image: Image.Image | None = None
+    pixels: Any = None
     thumbnail: Image.Image | None = None
     problem: str | None = None
 
@@ -50,40 +51,45 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def read_photo(path: Path, side: int = STORED, thumbnail: bool = False) -> Photo:
-    """Decodes a photo by the rules of ``prepare``.
+def squashed(image: Image.Image, side: int = STORED) -> Image.Image:
+    """A photo that is not square at ``side`` x ``side``, because the training data was squashed (section 4.1).
 
-    A photo that is not square is squashed to ``side`` x ``side``, because the training data was (section 4.1). A square
-    one, such as an image of a prepared data set, is left to the model's own transform alone, so its probabilities
-    are those of timm's inference.
+    A square one, such as an image of a prepared data set, is left to the model's own transform alone, so its
+    probabilities are those of timm's inference.
     """
+    return image if image.width == image.height else resize(image, side)
+
+
+def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: bool = False) -> Photo:
+    """Decodes a photo by the rules of ``prepare`` and keeps what ``transform`` makes of it, not the photo itself."""
     try:
         image = decode_rgb(path.read_bytes())
     except RejectedImage as error:
         return Photo(path, problem=str(error))
     except OSError as error:
         return Photo(path, problem=f"cannot be read: {error.strerror or error}")
-    small = None
+    pixels = transform(image)
     if thumbnail:
-        small = image.copy()
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return Photo(path, image if image.width == image.height else resize(image, side), small)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))  # in place
+    return Photo(path, pixels, image if thumbnail else None)
 
 
-def read_photos(paths: Iterable[Path], side: int, thumbnails: int, workers: int, ahead: int) -> Iterator[Photo]:
+def read_photos(
+    paths: Iterable[Path], transform: Callable[[Image.Image], Any], thumbnails: int, workers: int, ahead: int
+) -> Iterator[Photo]:
     """Reads photos in order, ``workers`` at a time and at most ``ahead`` before they are asked for.
 
     Args:
         paths: The files.
-        side: See :func:`read_photo`.
+        transform: See :func:`read_photo`; called in several threads.
         thumbnails: How many of the first photos get one.
-        workers: Threads.
-        ahead: Photos in memory.
+        workers: Threads, and photos at full size in memory.
+        ahead: Results in memory.
     """
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         for number, path in enumerate(paths):
-            waiting.append(pool.submit(read_photo, path, side, number < thumbnails))
+            waiting.append(pool.submit(read_photo, path, transform, number < thumbnails))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

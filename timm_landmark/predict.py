@@ -5,23 +5,25 @@ import io
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image
 
+from timm_landmark.answers import probabilities
+from timm_landmark.data.images import settle_process
 from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.errors import UserError
 from timm_landmark.gallery import check_page
 from timm_landmark.hub_config import id_and_name
-from timm_landmark.photos import STORED, Photo, find_photos, read_photos, true_class
-from timm_landmark.text import printable
+from timm_landmark.photos import STORED, Photo, find_photos, read_photos, squashed, true_class
+from timm_landmark.text import escaped, printable, say
 from timm_landmark.train_checks import Parser, check_device
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 HUB = "hf-hub:"
@@ -45,6 +47,11 @@ class Namer:
     mode: str
     side: int
     title: str
+
+    def pixels(self, image: Image.Image) -> "torch.Tensor":
+        """The photo as the model takes it, shape (channels, P, P)."""
+        image = squashed(image, self.side)
+        return self.transform(image if image.mode == self.mode else image.convert(self.mode))
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ def main(argv: list[str]) -> int:
         0, or 1 if a photo could not be read (it is reported, and the others are named all the same).
 
     Raises:
-        UserError: If the model or a place cannot be had, no photo is found, or the gallery cannot be written.
+        UserError: If the model or a place cannot be had, no photo is found, the model's answers are no numbers, or the
+            gallery cannot be written.
     """
     parser = Parser(
         prog="timm-landmark predict",
@@ -99,6 +107,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     if options.gallery is not None:
         check_page(options.gallery)
+    settle_process()
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
     answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
@@ -173,7 +182,9 @@ def best_device() -> str:
 def name_photos(
     namer: Namer, paths: Iterable[Path], top: int = 5, batch_size: int = 32, workers: int = 4, thumbnails: bool = False
 ) -> Iterator[Answer]:
-    """Passes photos through the model batch by batch; memory holds two batches, however many photos there are.
+    """Passes photos through the model batch by batch.
+
+    Memory holds ``workers`` photos at full size and a few batches as the model takes them, however many there are.
 
     Args:
         namer: From :func:`load_namer`.
@@ -185,11 +196,14 @@ def name_photos(
 
     Yields:
         An answer a photo, in order.
+
+    Raises:
+        UserError: If an answer is not finite.
     """
     from timm_landmark.gallery import MOST_SHOWN
 
     shown = MOST_SHOWN if thumbnails else 0
-    photos = read_photos(paths, namer.side, shown, workers, 2 * batch_size)
+    photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size)
     batch: list[Photo] = []
     for photo in photos:
         batch.append(photo)
@@ -202,13 +216,13 @@ def name_photos(
 def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answer]:
     import torch
 
-    good = [photo for photo in batch if photo.image is not None]
+    good = [photo for photo in batch if photo.pixels is not None]
     ranked: dict[Path, tuple[Guess, ...]] = {}
     if good:
         device = next(namer.model.parameters()).device
-        images = torch.stack([namer.transform(photo.image.convert(namer.mode)) for photo in good]).to(device)
+        images = torch.stack([photo.pixels for photo in good]).to(device)
         with torch.inference_mode():
-            shares = namer.model(images).float().softmax(-1).cpu()  # (B, classes)
+            shares = probabilities(namer.model(images), namer.title).cpu()  # (B, classes)
         values, indices = shares.topk(min(top, shares.shape[-1]))
         for photo, row, order in zip(good, values.tolist(), indices.tolist(), strict=True):
             ranked[photo.path] = tuple(Guess(index, value) for index, value in zip(order, row, strict=True))
@@ -228,49 +242,46 @@ def _tell(namer: Namer, answers: Iterable[Answer], total: int, form: str, galler
 
     page = Gallery(namer.title, namer.labels) if gallery else None
     render = {"table": render_table, "csv": render_csv, "json": render_json}[form]
-    head, between, tail = {
-        "table": ("", "", ""),
-        "csv": ("photo,rank,landmark_id,name,probability\n", "", ""),
-        "json": ("[\n", ",\n", "\n]\n"),
-    }[form]
+    head = {"table": [], "csv": ["photo,rank,landmark_id,name,probability"], "json": ["["]}[form]
     bad = 0
     with tqdm(total=total, desc="predict", unit=" photos", disable=None) as progress:
 
-        def write(text: str) -> None:
-            progress.write(text, file=sys.stdout, end="")
+        def write(*lines: str, file: TextIO | None = None) -> None:
+            if lines:
+                with progress.external_write_mode(file):
+                    say(*lines, file=file)
 
-        write(head)
-        separator = ""
-        for answer in answers:
-            if answer.photo.problem:
-                bad += 1
-                progress.write(f"{escaped(answer.photo.path)}: {printable(answer.photo.problem)}", file=sys.stderr)
-            if text := render(answer, namer.labels):
-                write(separator + text)
-                separator = between
-            if page is not None:
-                page.add(answer)
-            progress.update()
-        write(tail)
-    sys.stdout.flush()
+        write(*head)
+        try:
+            for number, answer in enumerate(answers):
+                if answer.photo.problem:
+                    bad += 1
+                    write(f"{escaped(answer.photo.path)}: {printable(answer.photo.problem)}", file=sys.stderr)
+                lines = render(answer, namer.labels)
+                write(*(f"{',' if number else ' '}{line}" for line in lines) if form == "json" else lines)
+                if page is not None:
+                    page.add(answer)
+                progress.update()
+        finally:  # what was said before an error or Ctrl-C is still JSON
+            if form == "json":
+                write("]")
     if page is not None:
         page.write(gallery)
-        print(f"{gallery}: {page.summary()}", file=sys.stderr)
+        say(f"{gallery}: {page.summary()}", file=sys.stderr)
     if bad:
-        print(f"{bad} of {total} photos could not be read", file=sys.stderr)
+        say(f"{bad} of {total} photos could not be read", file=sys.stderr)
     return 1 if bad else 0
 
 
-def render_table(answer: Answer, labels: Sequence[Label]) -> str:
+def render_table(answer: Answer, labels: Sequence[Label]) -> list[str]:
     """The photo's path and a line for each guess; nothing for a bad photo."""
     if not answer.guesses:
-        return ""
-    lines = [escaped(answer.photo.path)]
-    lines += [f"  {100 * each.probability:6.2f} %  {printable(labels[each.index].name, 80)}" for each in answer.guesses]
-    return "\n".join(lines) + "\n"
+        return []
+    lines = [f"  {100 * each.probability:6.2f} %  {printable(labels[each.index].name, 80)}" for each in answer.guesses]
+    return [escaped(answer.photo.path), *lines]
 
 
-def render_csv(answer: Answer, labels: Sequence[Label]) -> str:
+def render_csv(answer: Answer, labels: Sequence[Label]) -> list[str]:
     """A line for each guess: photo, rank, landmark_id, name, probability; nothing for a bad photo."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -280,12 +291,12 @@ def render_csv(answer: Answer, labels: Sequence[Label]) -> str:
         writer.writerow(
             [escaped(answer.photo.path), rank, printable(label.landmark_id), name, f"{each.probability:.6f}"]
         )
-    return buffer.getvalue()
+    return buffer.getvalue().splitlines()
 
 
-def render_json(answer: Answer, labels: Sequence[Label]) -> str:
+def render_json(answer: Answer, labels: Sequence[Label]) -> list[str]:
     """One object: photo and guesses, or photo and problem; ASCII, so nothing in it can act on a terminal."""
-    found: dict[str, Any] = {"photo": _text(answer.photo.path)}
+    found: dict[str, Any] = {"photo": os.fsencode(answer.photo.path).decode("utf-8", "backslashreplace")}
     if answer.photo.problem:
         found["problem"] = answer.photo.problem
     else:
@@ -295,15 +306,4 @@ def render_json(answer: Answer, labels: Sequence[Label]) -> str:
         ]
     if answer.truth:
         found["truth"] = vars(answer.truth)
-    return json.dumps(found)
-
-
-def _text(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def escaped(path: Path) -> str:
-    """The path with control and format characters written out as Python writes them; spaces stay as they are."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char)[0] == "C" else char for char in _text(path)
-    )
+    return [json.dumps(found, allow_nan=False)]

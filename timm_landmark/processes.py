@@ -13,6 +13,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import parallel
 
+from timm_landmark.text import say
+
 
 @contextmanager
 def parallel_on(device: str) -> Iterator[None]:
@@ -69,7 +71,7 @@ def tell() -> None:
     with _telling:
         if not _told and _first_here():
             message = "another process of this run has ended; go on with the same command and --resume"
-            print(f"timm-landmark train: error: {message}", file=sys.stderr, flush=True)
+            say(f"timm-landmark train: error: {message}", file=sys.stderr)
         _told = True
 
 

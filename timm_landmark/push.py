@@ -10,7 +10,7 @@ from timm_landmark.errors import UserError
 from timm_landmark.hub_config import ModelConfig, read_config
 from timm_landmark.hub_errors import WEIGHTS, explain
 from timm_landmark.model_card import with_repository
-from timm_landmark.text import printable
+from timm_landmark.text import printable, say
 from timm_landmark.train_checks import Parser
 
 NO_TOKEN = (
@@ -31,15 +31,15 @@ def main(argv: list[str]) -> int:
     check_name(options.repository)
     if problems := check_model(str(options.folder)):
         for problem in problems:
-            print(printable(problem))
-        print(f"{options.folder}: not pushed; export it again")
+            say(problem)
+        say(f"{options.folder}: not pushed; export it again")
         return 1
     contents = staged(options.folder, options.repository)
     _print_plan(contents, options)
     if options.dry_run:
         from huggingface_hub import get_token
 
-        print("dry run: nothing was sent" + ("" if get_token() else f"; {NO_TOKEN}"))
+        say("dry run: nothing was sent" + ("" if get_token() else f"; {NO_TOKEN}"))
         print_usage(read_config(options.folder), options.folder, options.repository, "COMMIT")
         return 0
     commit = upload(contents, options.repository, options.private, options.revision)
@@ -95,11 +95,11 @@ def _print_plan(contents: dict[str, Path | bytes], options: argparse.Namespace) 
 
     place = f"{constants.ENDPOINT}/{options.repository}"
     kind = "only to a private repository" if options.private else "a new repository would be public"
-    print(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {kind}")
+    say(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {kind}")
     for name in sorted(contents):
         content = contents[name]
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        print(f"  {size:>12,} bytes  {name}")
+        say(f"  {size:>12,} bytes  {name}")
 
 
 def upload(contents: dict[str, Path | bytes], repository: str, private: bool, revision: str | None) -> str:
@@ -136,7 +136,7 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
             raise
         raise UserError(reason) from None
     for name in sorted(others):
-        print(f"left alone, not part of the export: {printable(name)}")
+        say(f"left alone, not part of the export: {name}")
     return commit.oid
 
 
@@ -151,7 +151,7 @@ def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str)
         **{key: cfg.get(key) for key in ("first_conv", "classifier", "license")},
     }
     arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
-    print("for default_cfgs:")
-    print(f'    "{config.name}": _cfg({arguments}),')
-    print("for users:")
-    print(f'    timm.create_model("hf-hub:{repository}@{commit}", pretrained=True)')
+    say("for default_cfgs:")
+    say(f'    "{config.name}": _cfg({arguments}),')
+    say("for users:")
+    say(f'    timm.create_model("hf-hub:{repository}@{commit}", pretrained=True)')

@@ -29,6 +29,7 @@ from timm.scheduler.scheduler import Scheduler
 
 from timm_landmark.errors import UserError
 from timm_landmark.runs import read_summary, tidy_summary
+from timm_landmark.text import say
 
 REPORT_SECONDS = 30.0
 
@@ -166,7 +167,7 @@ class Steered:
         self._reported = time.monotonic()
         pace = (self._reported - self._started) / (done - self._first)
         left = f"{_duration(pace * (self.epochs - done))} left" if done < self.epochs else "done"
-        print(f"epoch {done:.4g} of {self.epochs}, {what}, {_duration(pace)} an epoch, {left}", flush=True)
+        say(f"epoch {done:.4g} of {self.epochs}, {what}, {_duration(pace)} an epoch, {left}")
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from timm_landmark.errors import UserError
 from timm_landmark.files import sha256_file, write_atomic
+from timm_landmark.text import say
 
 ENVIRONMENT = "TIMM_TRAIN_SCRIPT"
 BASE_URL = "https://raw.githubusercontent.com/huggingface/pytorch-image-models"
@@ -84,7 +85,7 @@ def fetch_script(revision: str, sha256: str | None) -> bool:
         if expected not in (None, SHA256):
             raise UserError(f"--sha256 {sha256} is not the sum listed for {COMMIT}, {SHA256}; leave it out")
         expected = SHA256
-    print(f"fetching {url}", flush=True)
+    say(f"fetching {url}")
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read()
@@ -93,10 +94,10 @@ def fetch_script(revision: str, sha256: str | None) -> bool:
             f"{url} cannot be fetched ({error}); check the revision and the network, or give a copy with --train-script"
         ) from None
     found = hashlib.sha256(content).hexdigest()
-    print(f"{len(content):,} bytes, sha256 {found}")
+    say(f"{len(content):,} bytes, sha256 {found}")
     if expected is None:
         command = shlex.join(["timm-landmark", "train", "--fetch-script", revision, "--sha256", found])
-        print(f"not kept, and nothing of it was run. Read it; if you trust it, accept it with\n  {command}")
+        say("not kept, and nothing of it was run. Read it; if you trust it, accept it with", f"  {command}")
         return False
     if found != expected:
         raise UserError(f"{url} has sha256 {found}, expected {expected}; it was not kept")
@@ -105,7 +106,7 @@ def fetch_script(revision: str, sha256: str | None) -> bool:
     write_atomic(path, content)
     for other in set(path.parent.glob("train-*.py")) - {path}:
         other.unlink()
-    print(f"kept as {path}")
+    say(f"kept as {path}")
     return True
 
 

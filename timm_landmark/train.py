@@ -18,6 +18,7 @@ from timm_landmark.errors import UserError, without_traceback
 from timm_landmark.machine import machine_info, project_commit
 from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
 from timm_landmark.script import COMMIT, fetch_script, find_script, load_script
+from timm_landmark.text import say
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -144,7 +145,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         if finished >= args.epochs:
             if not read_info(own.output).get("finished"):  # killed after the last checkpoint
                 update_info(own.output, epochs_finished=finished, finished=True)
-            print(f"{own.output} is finished: {finished} epochs")
+            say(f"{own.output} is finished: {finished} epochs")
             return 0
     elif own.resume:
         read_info(own.output)  # says if this machine does not see the folder
@@ -227,7 +228,7 @@ def _prepare_folder(
             update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
     if own.resume:
-        print(f"{run} holds no finished epoch yet: it starts from the beginning")
+        say(f"{run} holds no finished epoch yet: it starts from the beginning")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -256,7 +257,7 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
             processes.watch()
 
     if rank == 0:
-        print(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}", flush=True)
+        say(f"{args.model} is trained by {trainer.title}, {args.epochs} epochs, into {run}")
     try:
         with (
             installed(run, args.seed, rank, paper, after_epoch, begun),
@@ -280,13 +281,12 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
         return 0
     finished = settle(run, args.eval_metric, args.checkpoint_hist)
     if finished < (getattr(args, "stop_epoch", None) or args.epochs):
-        print(
-            f"\ninterrupted after {finished} of {args.epochs} epochs; go on with the same command and --resume",
+        say(
+            "",
+            f"interrupted after {finished} of {args.epochs} epochs; go on with the same command and --resume",
             file=sys.stderr,
         )
         return 130
     update_info(run, finished=True)
-    print(
-        f"{run}: {finished} epochs, the best checkpoint is model_best.pth.tar; `timm-landmark evaluate {run}` tests it"
-    )
+    say(f"{run}: {finished} epochs, the best checkpoint is model_best.pth.tar; `timm-landmark evaluate {run}` tests it")
     return 0

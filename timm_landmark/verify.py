@@ -11,6 +11,7 @@ from typing import Any
 from timm_landmark.claims import CLAIMS, PAPER_UNITS, Verdict, judge_all, paper_table_1, ratios
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_json
+from timm_landmark.text import say
 from timm_landmark.train_checks import Parser
 
 HERE = Path(__file__).parent
@@ -67,12 +68,12 @@ def _count_named(args: argparse.Namespace) -> int:
     from timm_landmark.accounting import count_model
 
     rows = [count_model(name, args.img_size).as_dict() for name in args.models]
-    print(json.dumps({"models": rows}, indent=2) if args.json else "\n".join(_model_lines(rows)))
+    say(*(_json_lines({"models": rows}) if args.json else _model_lines(rows)))
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    print("counting eight models at 224 pixels ...", file=sys.stderr)
+    say("counting eight models at 224 pixels ...", file=sys.stderr)
     from timm_landmark import paper_counts
 
     counts = paper_counts.paper_counts()
@@ -80,11 +81,12 @@ def _verify(args: argparse.Namespace) -> int:
         write_json(args.write_stated, counts)
     checks = run_checks(counts, _read(STATED_COUNTS))
     verdicts = judge(counts, _read(STATED_RUNS))
-    if args.json:
-        print(json.dumps(_as_json(counts, checks, verdicts), indent=2, ensure_ascii=False))
-    else:
-        print("\n".join(_text(counts, checks, verdicts)))
+    say(*(_json_lines(_as_json(counts, checks, verdicts)) if args.json else _text(counts, checks, verdicts)))
     return 0 if all(check.equal for check in checks) else 1
+
+
+def _json_lines(value: dict[str, Any]) -> list[str]:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).split("\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

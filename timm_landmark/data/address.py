@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO, TypeAlias
 
 from timm_landmark.errors import UserError
-from timm_landmark.text import printable
+from timm_landmark.text import printable, say
 
 TIMEOUT = 60.0  # seconds without a byte
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further attempt
@@ -111,7 +111,7 @@ def _get(url: str) -> bytes:
         except (OSError, http.client.HTTPException) as error:
             reason = printable(str(getattr(error, "reason", None) or error), 80)
         if wait is not None:
-            print(f"{url}: {reason}; again in {wait:.0f} s", file=sys.stderr, flush=True)
+            say(f"{url}: {reason}; again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
     raise UserError(f"{url} cannot be read: {reason}, {len(WAITS) + 1} times; check the address and the server")
 

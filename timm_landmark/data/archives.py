@@ -1,5 +1,7 @@
 """What stands where in a tar or zip, without extracting it: raw walks over the headers, and the index that is kept.
 
+A name is read as UTF-8; a byte of it that is not UTF-8 is kept as Python keeps such bytes of a file's name.
+
 Archives may hold millions of photos: an index is a text file in the user's cache, made and read line by line, so that
 memory does not grow with it. It is made anew when the archive's size or time has changed.
 """
@@ -20,6 +22,9 @@ ARCHIVES = (".tar", ".zip")
 Member = tuple[str, tuple[int, ...]]
 _BLOCK = 512
 _BUFFER = 1 << 16
+_END = bytes(_BLOCK)  # the block that closes a tar
+_EXTENSIONS = {*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+_WITHOUT_CONTENT = set(tarfile.SUPPORTED_TYPES) - {*tarfile.REGULAR_TYPES, *_EXTENSIONS}  # links, folders, devices
 
 
 def archive_index(archive: Path) -> Iterator[Member]:
@@ -56,7 +61,7 @@ def archive_stamp(archive: Path) -> str:
 def cache_file(archive: Path, suffix: str) -> Path:
     """Where something about an archive is kept, in the user's cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "timm-landmark" / "archives"
-    return folder / f"{hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:32]}{suffix}"
+    return folder / f"{hashlib.sha256(os.fsencode(archive.resolve())).hexdigest()[:32]}{suffix}"
 
 
 def _is_current(index: Path, stamp: str) -> bool:
@@ -82,18 +87,20 @@ def _walk(archive: Path) -> Iterator[Member]:
         for name, *numbers in members:
             if "\n" not in name and "\r" not in name:
                 yield name.removeprefix("./"), tuple(numbers)
-    except (OSError, tarfile.TarError, struct.error, ValueError) as error:
+    except (OSError, tarfile.TarError, struct.error, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise UserError(f"--images {archive}: not a readable archive ({error}); fetch it again") from None
 
 
 def walk_tar(archive: Path) -> Iterator[tuple[str, int, int]]:
     """Yields (name, offset, size) of a tar's files by its raw headers, many times faster than ``tarfile``.
 
-    A header with an extension that changes names or sizes (GNU long names, pax, sparse files) hands the archive to
-    ``tarfile`` from there on.
+    A member with a header extension that changes its name or size (GNU long names, pax) is read by ``tarfile``.
+    Headers are held against their checksums, and no member may reach back or beyond the archive: a damaged or hostile
+    archive ends the walk.
 
     Raises:
         ValueError: If a header is damaged or the archive ends inside a member.
+        tarfile.TarError: If an extension is damaged.
     """
     end = archive.stat().st_size
     with open(archive, "rb", buffering=_BUFFER) as file:
@@ -101,33 +108,63 @@ def walk_tar(archive: Path) -> Iterator[tuple[str, int, int]]:
         while True:
             file.seek(position)
             header = file.read(_BLOCK)
-            if len(header) < _BLOCK or not header[0]:
-                if position < end and len(header) < _BLOCK:
-                    raise ValueError("it ends inside a header")
+            if header == _END or (not header and position):
                 return
-            kind = header[156:157]
-            if kind not in b"0\x005" or header[124] & 0x80:
-                yield from _walk_slowly(archive, position)
-                return
-            size = int(header[124:136].strip(b" \0") or b"0", 8)
-            if position + _BLOCK + size > end:
-                raise ValueError("it ends inside a photo")
-            if kind != b"5":
-                name = header[:100].partition(b"\0")[0]
-                prefix = header[345:500].partition(b"\0")[0] if header[257:262] == b"ustar" else b""
-                full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
-                yield full, position + _BLOCK, size
-            position += _BLOCK + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+            if len(header) < _BLOCK:
+                raise ValueError("it ends inside a header")
+            _check_sum(header)
+            kind, start, size = header[156:157], position + _BLOCK, _number(header[124:136])
+            if kind in _EXTENSIONS:
+                _check_fits(size, end - start)
+                name, start, size, kind = _read_extended(file, position)
+            else:
+                name = _tar_name(header)
+            if kind == tarfile.AREGTYPE and name.endswith("/"):
+                kind = tarfile.DIRTYPE  # as the oldest tars write a folder
+            size = 0 if kind in _WITHOUT_CONTENT else size
+            _check_fits(size, end - start)
+            if kind in tarfile.REGULAR_TYPES:
+                yield name, start, size
+            position = start + (size + _BLOCK - 1) // _BLOCK * _BLOCK
 
 
-def _walk_slowly(archive: Path, position: int) -> Iterator[tuple[str, int, int]]:
-    with open(archive, "rb") as file:
-        file.seek(position)
-        with tarfile.open(fileobj=file, mode="r:") as members:
-            while member := members.next():
-                if member.isreg():
-                    yield member.name, member.offset_data, member.size
-                members.members = []  # else it keeps every member that it has seen
+def _number(field: bytes) -> int:
+    """A header's number as ``tarfile`` reads it: octal digits, or base 256 where the first byte says so."""
+    if field[0] in (0o200, 0o377):
+        return int.from_bytes(field[1:], "big") - (field[0] == 0o377) * 256 ** (len(field) - 1)
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
+
+
+def _check_fits(size: int, room: int) -> None:
+    if not 0 <= size <= room:
+        raise ValueError(f"one of its files would have {size} bytes, and {room} are left")
+
+
+def _check_sum(header: bytes) -> None:
+    """The sum of all bytes, its own field taken as spaces; some old tars added them as signed."""
+    stated, total = _number(header[148:156]), sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    if stated != total:
+        rest = header[:148] + header[156:]
+        if stated != total - 256 * sum(byte > 127 for byte in rest):
+            raise ValueError("the checksum of a header is wrong")
+
+
+def _tar_name(header: bytes) -> str:
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0] if header[257:262] == b"ustar" else b""
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+
+
+def _read_extended(file: BinaryIO, position: int) -> tuple[str, int, int, bytes]:
+    """Name, offset, size and type of the member whose extensions begin at ``position``."""
+    file.seek(position)
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as members:
+        member = members.next()
+    if member is None or member.offset_data <= position:
+        raise ValueError("a header is damaged")
+    if member.issparse():
+        raise ValueError("it holds a sparse file, which is not read; pack it without --sparse")
+    return member.name, member.offset_data, member.size, member.type
 
 
 def walk_zip(archive: Path) -> Iterator[tuple[str, int, int, int, int]]:
@@ -140,20 +177,31 @@ def walk_zip(archive: Path) -> Iterator[tuple[str, int, int, int, int]]:
         struct.error: If the directory ends early.
     """
     with open(archive, "rb", buffering=_BUFFER) as file:
-        entries, position = _zip_directory(file, archive.stat().st_size)
+        end = archive.stat().st_size
+        entries, position = _zip_directory(file, end)
         file.seek(position)
         for _ in range(entries):
             head = struct.unpack("<4s4xH6xIIIHHH8xI", file.read(46))
             signature, flags, crc, size, length, name_size, extra_size, comment_size, offset = head
             if signature != b"PK\x01\x02":
                 raise ValueError("its directory is damaged")
-            name = file.read(name_size).decode("utf-8" if flags & 0x800 else "cp437", "replace")
+            name = _zip_name(file.read(name_size), bool(flags & 0x800))
             extra = file.read(extra_size)
             file.seek(comment_size, os.SEEK_CUR)
             if 0xFFFFFFFF in (size, length, offset):
                 length, size, offset = _zip64_sizes(extra, length, size, offset)
+            if offset + size > end:
+                raise ValueError("its directory is damaged")
             if not name.endswith("/"):
                 yield name, offset, size, length, crc
+
+
+def _zip_name(raw: bytes, flagged: bool) -> str:
+    """A name that is UTF-8 is read so even where the zip does not say it (macOS does not); else cp437, as it asks."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape") if flagged else raw.decode("cp437")
 
 
 def _zip_directory(file: BinaryIO, end: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What goes with a data set that is passed on: attribution.csv, and a data card for people."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, 
 from timm_landmark.data.shards import in_shards
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
+from timm_landmark.text import markdown
 
 ATTRIBUTION = "attribution.csv"
 CARD = "README.md"
@@ -24,6 +26,7 @@ _GLDV2_LICENCE = (
     "Annotations: CC BY 4.0, Google. Photos of the Google Landmarks v2 train set: CC BY without NonDerivs, some "
     "ShareAlike; their publishers ask everyone to verify each. Pass photos on only with attribution."
 )
+_COMMONS = re.compile(r"https?://creativecommons\.org/[a-z0-9./-]*")  # may stand as a link: Google's file has these
 _UNKNOWN_LICENCE = "The licence of each photo is not known here. Do not pass photos on before you know it."
 
 
@@ -47,8 +50,9 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
 
     wanted = pa.array(sorted(ids), pa.binary())
     found: dict[bytes, list[bytes]] = {}
+    packed = "gzip" if source.suffix == ".gz" else None
     try:
-        with pa.input_stream(source) as stream, arrow.open_csv(
+        with open(source, "rb") as file, pa.input_stream(file, compression=packed) as stream, arrow.open_csv(
             stream,
             read_options=arrow.ReadOptions(block_size=1 << 24),
             parse_options=arrow.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip"),
@@ -117,7 +121,7 @@ def _licences(data: Path) -> list[tuple[str, int]]:
         return []
     with open(data / ATTRIBUTION, newline="", encoding="utf-8") as file:
         counts = Counter(row["license"] or "not stated" for row in csv.DictReader(file))
-    return counts.most_common()
+    return [(text if _COMMONS.fullmatch(text) else markdown(text), images) for text, images in counts.most_common()]
 
 
 def _split_row(name: str, counts: list[int]) -> dict[str, object]:

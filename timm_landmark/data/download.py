@@ -22,6 +22,7 @@ from pathlib import Path
 
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic
+from timm_landmark.text import say
 
 BASE_URL = "https://s3.amazonaws.com/google-landmark"
 SHARDS = 500
@@ -94,7 +95,7 @@ def fetch(url: str, target: Path, md5: str | None = None, retry: Retry | None = 
                     "on where it stopped, or name another address with --base-url"
                 ) from None
             wait = min(max(error.wait, retry.first_wait * 2 ** (failures - 1)), retry.longest_wait)
-            print(f"{url}: {error}; again in {wait:.0f} s", file=sys.stderr)
+            say(f"{url}: {error}; again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
 
 
@@ -173,7 +174,7 @@ def _size(path: Path) -> int:
 def _verify_kept(path: Path, md5: str) -> None:
     """A shard from an earlier run: one that no longer has its md5 is fetched anew."""
     if _md5(path) != md5:
-        print(f"{path.name} no longer has its md5; it is fetched again", file=sys.stderr)
+        say(f"{path.name} no longer has its md5; it is fetched again", file=sys.stderr)
         path.unlink()
 
 

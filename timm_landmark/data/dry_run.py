@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
 from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.selection import Selection
+from timm_landmark.data.selection import SelectedClass, Selection
 from timm_landmark.data.sources import Location, Reader, find_sources, locate
+from timm_landmark.text import printable
 
 _TRIED = 24
 
 
-def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection) -> str:
+def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection) -> list[str]:
     """What a run would do; nothing is written but an archive's index in the cache.
 
     Args:
@@ -21,7 +22,7 @@ def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection)
         selection: What was selected.
 
     Returns:
-        The text to print.
+        The lines to print.
     """
     sizes = [len(kind.ids) for kind in selection.classes]
     lines = [
@@ -30,19 +31,22 @@ def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection)
         f"{len(metadata.contradictory)} ids under two labels)",
         f"selected: {len(sizes)} classes, {sum(sizes)} photos; a class has {min(sizes)} to {max(sizes)}",
         *histogram(sizes),
-        "largest: "
-        + "; ".join(f"{kind.name or kind.landmarks[0]} ({len(kind.ids)})" for kind in selection.classes[:5]),
+        "largest: " + "; ".join(_titled(kind) for kind in selection.classes[:5]),
     ]
     if args.download and not args.images:
         lines.append("estimate: with --download none; a shard is 1 GB, 500 are fetched one after the other")
-        return "\n".join(lines)
+        return lines
     remaining, found = set(selection.landmark), {}
     for source in find_sources(args.images):
         found |= locate(source, remaining, metadata.paths)
         remaining -= found.keys()
     lines.append(f"found: {len(found)} photos, {len(remaining)} missing")
     lines += _estimate(args, found)
-    return "\n".join(lines)
+    return lines
+
+
+def _titled(kind: SelectedClass) -> str:
+    return f"{printable(kind.name or kind.landmarks[0], 80)} ({len(kind.ids)})"
 
 
 def histogram(sizes: list[int], width: int = 40) -> list[str]:

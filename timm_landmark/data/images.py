@@ -16,6 +16,16 @@ QUALITY = 95
 LONGEST = 65_500  # pixels of a side, JPEG's own limit
 
 
+def settle_process() -> None:
+    """Once at a command's entry or a worker's start: Pillow's limit is lifted, its warnings are silenced.
+
+    :func:`decode_rgb` has a limit of its own, which is an option and may be the higher one. Both settings hold for the
+    whole process, so a library must not touch them.
+    """
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 class RejectedImage(Exception):
     """A photo that cannot be used; the message is the reason, one line."""
 
@@ -37,19 +47,18 @@ def decode_rgb(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise RejectedImage("empty")
     if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<svg")):
         raise RejectedImage("html: a web page or XML under an image's name")
-    Image.MAX_IMAGE_PIXELS = None  # the limit here is checked below, and is an option
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                if image.format not in FORMATS:  # also keeps EPS away from Ghostscript
-                    raise RejectedImage(f"format: {image.format} is none of {', '.join(FORMATS)}")
-                if image.width * image.height > max_pixels:
-                    raise RejectedImage(f"too many pixels: {image.width} x {image.height}, the limit is {max_pixels}")
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(content)) as image:
+            if image.format not in FORMATS:  # also keeps EPS away from Ghostscript
+                raise RejectedImage(f"format: {image.format} is none of {', '.join(FORMATS)}")
+            if image.width * image.height > max_pixels:
+                raise RejectedImage(f"too many pixels: {image.width} x {image.height}, the limit is {max_pixels}")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except RejectedImage:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, where settle_process has not lifted it
+        raise RejectedImage(f"too many pixels: {error}") from None
     except Exception as error:  # broken files raise nearly every type
         text = " ".join(str(error).split())
         kind = "truncated" if "truncated" in text else "undecodable"

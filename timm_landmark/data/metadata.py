@@ -9,13 +9,16 @@ import csv
 import gzip
 import posixpath
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from timm_landmark.errors import UserError
+from timm_landmark.text import escaped
 
 LAYOUTS = {
     ("id", "url", "landmark_id"): "GLDv1 or GLDv2",
@@ -27,6 +30,7 @@ LAYOUTS = {
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
 PHOTO_SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 NAMES, ATTRIBUTION = "train_label_to_category.csv", "train_attribution.csv"  # beside the metadata
+_UNSAFE = re.compile("[% \x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what a landmark id cannot hold as it is
 
 
 @dataclass
@@ -120,15 +124,20 @@ def read_folders(root: Path) -> Metadata:
 
 
 def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
-    """Own photos get an id from their path and a landmark id from their label, so that both are safe as names."""
+    """Own photos get an id from their path and a landmark id from their label, so that both are safe as names.
+
+    Names of files and folders need not be UTF-8: bytes that are not are escaped in landmark ids and names.
+    """
     import hashlib
 
     import pyarrow as pa
 
-    ids = [hashlib.sha256(path.encode()).hexdigest()[:16] if path else None for path in paths]
-    safe = [label and label.replace("%", "%25").replace(" ", "%20").replace("\n", "%0A") for label in labels]
+    errors = sys.getfilesystemencodeerrors()
+    ids = [hashlib.sha256(path.encode("utf-8", errors)).hexdigest()[:16] if path else None for path in paths]
+    safe = [label and _UNSAFE.sub(lambda found: quote(found[0], safe="", errors=errors), label) for label in labels]
     columns = pa.array(ids, pa.string()), pa.array(safe, pa.string())
-    metadata = _settle(*columns, release, {key: _one_line(name) for key, name in zip(safe, labels, strict=True) if key})
+    names = {key: escaped(_one_line(name)) for key, name in zip(safe, labels, strict=True) if key}
+    metadata = _settle(*columns, release, names)
     metadata.paths = dict(zip(ids, paths, strict=True))
     return metadata
 
@@ -171,9 +180,9 @@ def _read_columns(
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    text = pa.string()
-    try:
-        with pa.input_stream(path) as stream, arrow.open_csv(
+    text, packed = pa.string(), "gzip" if path.suffix == ".gz" else None
+    try:  # pyarrow itself opens no file whose name is not UTF-8
+        with open(path, "rb") as file, pa.input_stream(file, compression=packed) as stream, arrow.open_csv(
             stream,
             read_options=arrow.ReadOptions(block_size=1 << 23, column_names=header, skip_rows=1),
             convert_options=arrow.ConvertOptions(
@@ -266,8 +275,6 @@ def _v1_or_v2(example: list[list[str]], named: bool) -> str:
 
 def _read_names(path: Path) -> dict[str, str]:
     """Landmark id -> readable name, from the category column: a Commons address or its last part."""
-    from urllib.parse import unquote
-
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)

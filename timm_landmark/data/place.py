@@ -22,6 +22,7 @@ from timm_landmark.data.split import image_groups, split_class
 from timm_landmark.data.workfolder import WorkFolder
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
+from timm_landmark.text import escaped
 
 Records = dict[str, dict[str, Any]]
 
@@ -33,7 +34,7 @@ def place(
     work: WorkFolder,
     records: Records,
     begun: float,
-) -> str:
+) -> list[str]:
     """Finishes the data set.
 
     Args:
@@ -45,7 +46,7 @@ def place(
         begun: ``time.monotonic()`` when photos were first read.
 
     Returns:
-        The sums to print.
+        The sums to print, as lines.
 
     Raises:
         UserError: With --strict, if any photo was rejected; or if fewer than two classes are left.
@@ -154,7 +155,7 @@ def _split(
         for name, split in splits.items():
             record = records[name]
             manifest.append(
-                ManifestRow(name, selection.landmark[name], folder, split, record["sha256"], record["source"])
+                ManifestRow(name, selection.landmark[name], folder, split, record["sha256"], escaped(record["source"]))
             )
     return classes, sorted(manifest, key=lambda row: row.image_id), groups, random_split
 
@@ -223,7 +224,7 @@ def _facts(args: argparse.Namespace, info: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: float) -> str:
+def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: float) -> list[str]:
     counts, groups = info["counts"], info["groups"]
     images = counts["images"]
     lines = [
@@ -242,7 +243,7 @@ def _summary(data: Path, info: dict[str, Any], without: int | None, seconds: flo
             f"metadata: {counts['metadata_rows_without_label']} rows without id or label passed over, "
             f"{counts['metadata_rows_repeated']} that repeat an id",
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _reject_sums(reasons: Iterable[str]) -> dict[str, int]:

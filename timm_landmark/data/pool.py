@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from timm_landmark.data.images import settle_process
+from timm_landmark.text import say
+
 # Forked workers start at once and share the parent's memory; where there is no fork they are spawned.
 _CONTEXT = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
 _AHEAD = 3  # jobs a worker holds, so that it never waits for the parent
@@ -104,7 +107,7 @@ def run_jobs(
                 queue.extendleft(reversed(others))
                 how = f"no answer for {patience:.0f} s" if worker.late else _how(worker)
                 if suspect in suspects:
-                    print(f"a worker died twice over one photo ({how}); it is rejected", file=sys.stderr)
+                    say(f"a worker died twice over one photo ({how}); it is rejected", file=sys.stderr)
                     yield died(suspect, how)
                 else:  # once may be chance: the system may have killed it for memory
                     suspects.add(suspect)
@@ -140,6 +143,7 @@ def _how(worker: _Worker) -> str:
 def _serve(
     function: Callable[[Any], Iterable[Any]], connection: Connection, clock: Any, foreign: list[Connection], parent: int
 ) -> None:
+    settle_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
     for end in foreign:
         end.close()

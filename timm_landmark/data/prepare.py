@@ -10,16 +10,18 @@ under two labels, are rejected under both.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.data.images import MAX_PIXELS
+from timm_landmark.data.images import MAX_PIXELS, settle_process
 from timm_landmark.errors import UserError
 from timm_landmark.machine import available_cores
-from timm_landmark.text import printable
+from timm_landmark.text import escaped, say
+from timm_landmark.train_checks import Parser
 
 if TYPE_CHECKING:
     from timm_landmark.data.metadata import Metadata
@@ -31,7 +33,7 @@ STALLED = 600.0  # seconds without an answer from a source or the disk, after wh
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
+    parser = Parser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
     add = parser.add_argument
     add(
         "--metadata",
@@ -83,10 +85,11 @@ def main(argv: list[str]) -> int:
     if (args.base_url or args.keep_shards) and not args.download:
         raise UserError("--base-url and --keep-shards belong to --download; add it or leave them out")
     args.min_per_class = args.min_per_class or splits
+    settle_process()
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
+        say("", f"interrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
         return 130
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
@@ -122,7 +125,7 @@ def _run(args: argparse.Namespace) -> int:
         work.begin(options | {"selection": selection.digest()})
         begun = time.monotonic()
         records = _store_photos(args, metadata, selection, work)
-        print(place(args, metadata, selection, work, records, begun))
+        say(*place(args, metadata, selection, work, records, begun))
     return 0
 
 
@@ -133,7 +136,7 @@ def _dry_run(args: argparse.Namespace) -> int:
 
     with TemporaryDirectory() as folder:
         metadata, selection = _select(args, Path(folder))
-    print(describe(args, metadata, selection))
+    say(*describe(args, metadata, selection))
     return 0
 
 
@@ -146,7 +149,7 @@ def _say_finished(args: argparse.Namespace) -> int:
     if not (args.output / SUMS).exists():  # killed in its last step
         shutil.rmtree(args.output / FINISHED, ignore_errors=True)
         write_sums(args.output)
-    print(f"{args.output} is finished already, with these options; nothing to do")
+    say(f"{args.output} is finished already, with these options; nothing to do")
     return 0
 
 
@@ -227,8 +230,8 @@ def _store_photos(
     def stalled(job: tuple[str, Any], seconds: float) -> None:
         where = f"--images {job[1].root} or --output {args.output}: no answer for {seconds:.0f} s"
         if seconds > STALLED:
-            raise UserError(f"{where} at {printable(job[1].name)}; repeat the command to go on when they answer again")
-        print(f"{where}; waiting", file=sys.stderr)
+            raise UserError(f"{where} at {job[1].name}; repeat the command to go on when they answer again")
+        say(f"{where}; waiting", file=sys.stderr)
 
     found = len(records) + len(rejected)
     with tqdm(total=len(selection.landmark), initial=len(records), desc="photos", unit="img", disable=None) as bar:
@@ -270,7 +273,7 @@ def command_line(args: argparse.Namespace) -> str:
         if value != parser.get_default(name) and value not in (None, [], False):
             words.append(f"--{name.replace('_', '-')}")
             words += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
-    return " ".join(words)
+    return escaped(shlex.join(words))
 
 
 def _number(text: str, kind: type, low: float, high: float, what: str) -> Any:

@@ -109,6 +109,8 @@ def read_shard(file: BinaryIO) -> dict[str, tuple[int, bytes]]:
     parts: dict[str, bytes] = {}
     with tarfile.open(fileobj=file) as archive:
         for member in archive:
+            if member.size < 0:  # older Pythons follow it back, for ever
+                raise tarfile.ReadError(f"{member.name!r} has a negative size")
             content = archive.extractfile(member)
             parts[member.name] = content.read() if content else b""
     keys = [name[:-4] for name in parts if name.endswith(".jpg")]

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from timm_landmark.data.layout import ClassRow, ManifestRow, RejectRow
 from timm_landmark.files import atomic_path
+from timm_landmark.text import printable
 
 TILE, GAP, LINE, COLUMNS = 112, 4, 16, 8
 MOST_ROWS = 40
@@ -121,6 +122,7 @@ def _tile(picture: bytes | None) -> Image.Image:
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> str:
+    text = printable(text)
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "…", font) > width:

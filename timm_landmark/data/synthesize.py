@@ -22,6 +22,7 @@ from timm_landmark.data.landmark_scene import render
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.errors import UserError
 from timm_landmark.files import write_atomic, write_json
+from timm_landmark.text import say
 from timm_landmark.train_checks import Parser
 
 RATIO = (6, 1, 1)
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other landmarks (default: 0)")
     options = parser.parse_args(argv)
     synthesize(options.output, options.classes, options.images, options.size, options.seed)
-    print(
+    say(
         f"{options.output}: {options.classes} classes of {options.images} images, {options.size}x{options.size}; "
         f"train on it with `timm-landmark train resneat50 --data {options.output} --output RUN`"
     )
