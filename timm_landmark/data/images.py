@@ -54,7 +54,8 @@ def decode_rgb(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if image.width * image.height > max_pixels:
                 raise RejectedImage(f"too many pixels: {image.width} x {image.height}, the limit is {max_pixels}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except RejectedImage:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, where settle_process has not lifted it
