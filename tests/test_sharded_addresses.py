@@ -58,6 +58,8 @@ def test_a_command_gives_the_files(shards, trained, trainer, tmp_path):
     assert read_summary(run) == read_summary(trained)[:1]
     assert load_run(run).data is None  # the command of a run that may come from somebody else
     assert evaluated(run, "--data", f"pipe:cat {shards}") == evaluated(run, "--data", shards)
+    in_the_middle = address.place(f"pipe:sh -c 'cat \"$0\" -' {shards}")  # as the AWS CLI needs the file's name
+    assert (in_the_middle / "classes.csv").read_bytes() == (shards / "classes.csv").read_bytes()
     with pytest.raises(UserError, match=r"pipe:cat /nowhere/dataset\.json: the command ended with exit code 1"):
         train("pipe:cat /nowhere", tmp_path / "other")
 

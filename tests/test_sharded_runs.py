@@ -11,6 +11,7 @@ import collect
 import comparison
 import numpy as np
 import pytest
+import torch
 from sharded_cases import broken, evaluated, folders, no_script, server, shards, trained, trainer  # noqa: F401
 from train_cases import MODEL, SHORT, train, train_script
 
@@ -21,8 +22,9 @@ from timm_landmark.data.layout import ManifestRow
 from timm_landmark.data.shards import read_shard_info, write_shard
 from timm_landmark.errors import UserError
 from timm_landmark.evaluate import main as evaluate
+from timm_landmark.evaluate import photo_loader
 from timm_landmark.export import main as export
-from timm_landmark.runs import read_args, read_info, read_summary
+from timm_landmark.runs import load_run, read_args, read_info, read_summary
 
 
 def damage(data, how):
@@ -61,6 +63,22 @@ def test_evaluate_gives_exactly_the_figures_of_the_folders(folders, shards, trai
         assert evaluated(run, "--data", shards, "-b", 5, "-j", workers) == wanted
     assert evaluated(run, "--data", folders, "-b", 5, "-j", 2) == wanted
     assert evaluated(run, "-b", 5) == wanted  # the set that it was trained on
+
+
+def test_both_forms_give_the_same_batches(folders, shards, trained):
+    """So that figures are equal to the last bit: a network's answer to an image may depend on its batch."""
+    run = load_run(trained)
+
+    def batches(data, workers):
+        loader, rows = photo_loader(run, data, "test", batch_size=5, workers=workers)
+        return {tuple(rows[number].image_id for number in numbers.tolist()): images for images, numbers in loader}
+
+    wanted = batches(folders, 0)
+    assert [len(names) for names in wanted] == [5] * 5 + [3]
+    for data, workers in ((folders, 2), (shards, 0), (shards, 2)):
+        found = batches(data, workers)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[names], images) for names, images in wanted.items())
 
 
 def test_what_a_run_on_shards_says(trained):
