@@ -1,5 +1,6 @@
 """What all tests share: a fixed seed, and readable assertions in the helper modules."""
 
+import logging
 import sys
 
 import pytest
@@ -12,6 +13,16 @@ def seeded():
     """The same random numbers whatever runs before; torch is not imported for tests that do without it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_log_on_the_terminal():
+    """Takes away the handler that timm's train.py leaves in this process: the next test may read the terminal."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    yield
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
