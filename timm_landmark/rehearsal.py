@@ -112,7 +112,10 @@ def _write(folder: Path, options: dict[str, Any]) -> Path:
         for number in range(IMAGES):
             pixels = noise.integers(0, 256, (256, 256, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / split / "0" / f"{number}.jpg")
-    place = {"data": None, "data_dir": str(folder), "dataset": "", "class_map": "", "output": str(folder)}
+    place = {"data": None, "data_dir": str(folder), "class_map": "", "output": str(folder)}
+    if options.get("dataset"):  # of another kind than a folder of images, to which these belong
+        names = ("train_num_samples", "val_num_samples", "input_key", "target_key")
+        place |= {"dataset": "", **dict.fromkeys(names)}
     place |= {"train_split": "train", "val_split": "validation", "experiment": "run", "resume": ""}
     place |= {"log_wandb": False, "recovery_interval": 0}
     most = {"validation_batch_size": IMAGES, "train_batches_per_epoch": 1, "workers": 1}
