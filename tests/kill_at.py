@@ -16,11 +16,13 @@ from timm_landmark import cli
 from timm_landmark.rate_rule import Steered
 from timm_landmark.runs import checkpoint_epoch
 
+RUN = Path(sys.argv[sys.argv.index("--output") + 1]) if "--output" in sys.argv else None
 MOMENTS = ("epoch", "row", "torn", "unlinked", "renamed", "saved")
 
 
 def die():
-    if os.environ.get("RANK", "0") == os.environ.get("DOOMED", "0"):
+    begun = (RUN / "run.json").exists()  # not in the trial before
+    if begun and os.environ.get("RANK", "0") == os.environ.get("DOOMED", "0"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""The one hook into timm's train script: the paper's learning-rate rule, and a fresh seed for every epoch.
+"""The hook into timm's train script: the paper's learning-rate rule, and a fresh seed for every epoch.
 
 timm's script asks ``timm.scheduler.create_scheduler_v2`` for its scheduler and calls it at three moments: after every
 update, after every epoch (summary.csv and the checkpoint are written by then), and once on resume. ``installed``
