@@ -53,18 +53,18 @@ def read_blobs(repository: Path, paths: Sequence[str]) -> Iterator[tuple[str, by
         UserError: If the repository or a file is missing.
     """
     git_dir = repository / ".git" if (repository / ".git").exists() else repository
-    command = ["git", "--git-dir", str(git_dir), "cat-file", "--batch"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as git:
+    git_command = ["git", "--git-dir", str(git_dir)]
+    probe = subprocess.run([*git_command, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
+    if probe.returncode:
+        reason = probe.stderr.strip()
+        raise UserError(f"REPOSITORY {repository}: no git repository ({reason}); clone cadelau/NN_EECS_445")
+    with subprocess.Popen([*git_command, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
         for path in paths:
-            try:
-                git.stdin.write(f"HEAD:{path}\n".encode())
-                git.stdin.flush()
-            except BrokenPipeError:
-                pass  # git has ended; its answer is empty
+            git.stdin.write(f"HEAD:{path}\n".encode())
+            git.stdin.flush()
             answer = git.stdout.readline().split()
             if not answer:
-                reason = git.stderr.read().decode().strip()
-                raise UserError(f"REPOSITORY {repository}: no git repository ({reason}); clone cadelau/NN_EECS_445")
+                raise UserError(f"REPOSITORY {repository}: git ended before it answered; repeat the command")
             if answer[-1] == b"missing":
                 raise UserError(f"REPOSITORY {repository}: {path} is not in it; take a whole clone of the repository")
             yield path, git.stdout.read(int(answer[2]))
