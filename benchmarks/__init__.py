@@ -1,0 +1,1 @@
+"""Benchmarks: the comparison of the seven networks, timings, and the report rendered from their results."""

@@ -1,0 +1,1 @@
+"""What compares the runs of a set: collecting, intervals, verdicts."""

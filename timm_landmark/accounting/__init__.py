@@ -1,0 +1,1 @@
+"""What the models cost, and what the paper says of it."""

@@ -1,0 +1,1 @@
+"""Procedural landmarks: a data set that is drawn, not downloaded."""

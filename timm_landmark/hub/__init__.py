@@ -1,0 +1,1 @@
+"""A trained model travels: export, check, push, and back from a folder or the Hub."""

@@ -1,0 +1,1 @@
+"""Training through timm's own train script, with the paper's recipe."""

@@ -1,0 +1,1 @@
+"""Shared helpers; nothing here imports the rest of the package."""
