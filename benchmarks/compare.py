@@ -18,11 +18,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from collect import collect, finished, same_images
-from comparison import claims
-
+from benchmarks.comparison.collect import collect, finished, same_images
+from benchmarks.comparison.sets import claims
 from timm_landmark.data.address import Place, place
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
@@ -147,7 +146,7 @@ def _verb(*words: str) -> int:
 
 
 def _report(results: Path, output: Path, quick: bool) -> int:
-    from report import write_report
+    from benchmarks.report import write_report
 
     code = write_report([results], output, quick)
     print((output / "report.md").read_text(encoding="utf-8").split("## Claims")[0])

@@ -16,9 +16,9 @@ from PIL import Image
 
 from timm_landmark.data.check import stored_name
 from timm_landmark.data.layout import ClassRow, ManifestRow, read_info, read_rows
-from timm_landmark.files import write_json
-from timm_landmark.machine import machine_info
-from timm_landmark.metrics import wilson
+from timm_landmark.inference.metrics import wilson
+from timm_landmark.utils.files import write_json
+from timm_landmark.utils.machine import machine_info
 
 SIDE, BINS = 16, 6
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from timm_landmark.files import write_json
-from timm_landmark.machine import machine_info
+from timm_landmark.utils.files import write_json
+from timm_landmark.utils.machine import machine_info
 
 RESULTS = Path(__file__).parent / "results" / "prepare.json"
 COMMAND = "import sys, timm_landmark_cli; sys.exit(timm_landmark_cli.main())"  # what the installed command does
@@ -113,8 +113,8 @@ def selection() -> dict[str, object]:
 
 def tar() -> dict[str, object]:
     """Seconds to index a tar of 100,000 members, against a bare walk over its headers."""
-    from timm_landmark.data.archives import walk_tar
-    from timm_landmark.data.sources import locate
+    from timm_landmark.data.prepare.archives import walk_tar
+    from timm_landmark.data.prepare.sources import locate
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
@@ -177,10 +177,10 @@ def workers() -> dict[str, object]:
 
 def _rates(photos: list[bytes], place: str | None) -> dict[str, object]:
     from timm_landmark.data.images import decode_rgb, encode_jpeg, resize
-    from timm_landmark.data.pool import run_jobs
-    from timm_landmark.data.sources import Location
-    from timm_landmark.data.store import StorePhoto
-    from timm_landmark.data.workfolder import WorkFolder
+    from timm_landmark.data.prepare.pool import run_jobs
+    from timm_landmark.data.prepare.sources import Location
+    from timm_landmark.data.prepare.store import StorePhoto
+    from timm_landmark.data.prepare.workfolder import WorkFolder
 
     with tempfile.TemporaryDirectory(dir=place) as folder:
         root = Path(folder)
@@ -241,7 +241,7 @@ def quality() -> dict[str, object]:
 
 def grouping() -> dict[str, object]:
     """Seconds to group the images of one class, by their number; hashes as of a class with many series."""
-    from timm_landmark.data.grouping import group_images
+    from timm_landmark.data.prepare.grouping import group_images
 
     rng = np.random.default_rng(0)
     seconds = {}

@@ -18,12 +18,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from results_schema import check_comparison
-from set_tables import ablation_tables, sets_table, variants, verdicts_table
-from speed_tables import speed_block, speed_ratios, throughput
-from tables import card_details, card_results, claims_table, counts_table, shard_epochs_table, table_3
-from verdicts import judge
+
+from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
+from benchmarks.comparison.verdicts import judge
+from benchmarks.rendering.set_tables import ablation_tables, sets_table, variants, verdicts_table
+from benchmarks.rendering.speed_tables import speed_block, speed_ratios, throughput
+from benchmarks.rendering.tables import (
+    card_details,
+    card_results,
+    claims_table,
+    counts_table,
+    shard_epochs_table,
+    table_3,
+)
 
 README = REPOSITORY / "README.md"
 BENCHMARKS_PAGE = REPOSITORY / "docs" / "benchmarks.md"
@@ -67,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in stale:
         path.write_text(rendered()[path], encoding="utf-8")
         print(f"updated {path.relative_to(REPOSITORY)}")
-    from figures import draw
+    from benchmarks.rendering.figures import draw
 
     for comparison in trained().values():
         draw(comparison, comparison.path / "figures")
@@ -264,7 +272,7 @@ def replace_blocks(text: str, contents: Mapping[str, str]) -> str:
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:
     """Writes ``report.md`` and figures of one collected comparison, or of several side by side, into ``output``."""
-    from figures import draw
+    from benchmarks.rendering.figures import draw
 
     for folder in folders:
         check_comparison(folder)

@@ -22,19 +22,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import ablations
 import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_landmark.accounting import count_model
+from benchmarks import ablations
+from timm_landmark.accounting.macs import count_model
 from timm_landmark.data.layout import SPLITS
-from timm_landmark.errors import UserError
-from timm_landmark.evaluate import photo_loader
-from timm_landmark.files import write_json
+from timm_landmark.inference.evaluate import photo_loader
 from timm_landmark.layers import ChannelAttention2d, attention_scale
-from timm_landmark.runs import checkpoint_epoch, load_run, load_run_model
+from timm_landmark.runs.folder import checkpoint_epoch, load_run, load_run_model
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_json
 
 OUTPUT = Path(__file__).parent / "results" / "scale.json"
 

@@ -21,8 +21,8 @@ from timm_landmark.data import shard_reader
 from timm_landmark.data.check import write_sums
 from timm_landmark.data.layout import ManifestRow
 from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
-from timm_landmark.files import write_json
-from timm_landmark.machine import machine_info
+from timm_landmark.utils.files import write_json
+from timm_landmark.utils.machine import machine_info
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "shard_epochs.json"
 SETS = {"the paper's": (60_000, 10_000), "photos": (897, 450)}  # images to train and to validate

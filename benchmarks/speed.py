@@ -24,15 +24,15 @@ from typing import Any
 
 import timm
 import torch
-from speed_forms import GRAPHS, make_step, read_graph, write_graph
-from speed_parts import breakdown
-from speed_paths import is_faster, path_times
-from speed_timing import time_alternated
 
 import timm_landmark  # noqa: F401  registers the models
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_json
-from timm_landmark.machine import machine_info
+from benchmarks.timing.alternated import time_alternated
+from benchmarks.timing.forms import GRAPHS, make_step, read_graph, write_graph
+from benchmarks.timing.parts import breakdown
+from benchmarks.timing.paths import is_faster, path_times
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_json
+from timm_landmark.utils.machine import machine_info
 
 OUTPUT = Path(__file__).parent / "results" / "speed.json"
 AT, XT, PA, IR = "resneat50", "resnext50_32x4d", "inception_resnet_pa", "inception_resnet_v2"

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from timm_landmark import cli
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 LABELS = "data/landmarks.csv"
 COLUMNS = ("filename", "semantic_label")

@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import yaml
-from comparison import read_csv
 
+from benchmarks.comparison.sets import read_csv
 from timm_landmark.data.address import Place
-from timm_landmark.files import write_atomic, write_json
+from timm_landmark.utils.files import write_atomic, write_json
 
 IMAGE_COLUMNS = ("image_id", "landmark_id", "class", "split")
 PREDICTION_COLUMNS = ("image_id", "prediction", "confidence", "rank")

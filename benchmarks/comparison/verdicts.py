@@ -7,8 +7,8 @@ runs (other photos) and for the method (other seeds too; it needs both intervals
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from comparison import Comparison, Run, claims
-from intervals import Difference, Interval, paired_difference, student
+from benchmarks.comparison.intervals import Difference, Interval, paired_difference, student
+from benchmarks.comparison.sets import Comparison, Run, claims
 
 ABOUT = 0.02  # claim 8: "about" equal is within 2 points, about twice the paper's own difference of 0.9
 PAPER_GAIN = 0.017  # claim 5

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from comparison import FIGURES, Comparison, Run, claims, figure_models, measured
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from benchmarks.comparison.sets import FIGURES, Comparison, Run, claims, figure_models, measured
 
 # Okabe and Ito's colours: told apart by colour-blind readers; the dashes tell them apart in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from comparison import Comparison, Run, claims
-from tables import accuracy, interval_text, limits, markdown, percent
-from verdicts import AT, XT, above, combined, difference, points, span, within
+from benchmarks.comparison.sets import Comparison, Run, claims
+from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, span, within
+from benchmarks.rendering.tables import accuracy, interval_text, limits, markdown, percent
 
 # Number in PLAN.md and what is unlike the paper's unit; those that may be chosen have no more weights than it has.
 VARIANTS = {

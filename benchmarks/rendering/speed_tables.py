@@ -14,7 +14,7 @@ The file (written by ``benchmarks/speed.py``; checked by ``results_schema.py``):
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tables import markdown
+from benchmarks.rendering.tables import markdown
 
 AT, XT = "resneat50", "resnext50_32x4d"
 OTHER_FORM = {"product": "gram", "gram": "product"}

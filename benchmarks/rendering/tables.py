@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comparison import Comparison, Run, claims, metrics
+from benchmarks.comparison.sets import Comparison, Run, claims, metrics
 
 QUICK_NOTE = (
     "**This proves the path and ranks nothing**: a small drawn data set, tiny images and a few epochs. For a ranking, "

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from speed_timing import time_alternated
 
+from benchmarks.timing.alternated import time_alternated
 from timm_landmark.layers.attention_path import choose_path, force_path
 from timm_landmark.layers.channel_attention import ChannelAttention2d
 
