@@ -25,7 +25,7 @@ test-all: $(VENV)/.ready
 	$(PYTEST) --path plain tests/test_model_contract*.py tests/test_timm_suite.py
 
 compare: $(VENV)/.ready
-	$(RUN) benchmarks/compare.py --quick --output $(OUT)
+	$(RUN) -m benchmarks.compare --quick --output $(OUT)
 
 clean:
 	rm -rf $(OUT)

@@ -2,8 +2,8 @@
 
 Usage::
 
-    python benchmarks/ablations.py VERB ...       # timm-landmark VERB ..., with the variants as models
-    python benchmarks/ablations.py train resneat50_cosine --data DATA --output RUN --epochs 10 --img-size 112
+    python -m benchmarks.ablations VERB ...       # timm-landmark VERB ..., with the variants as models
+    python -m benchmarks.ablations train resneat50_cosine --data DATA --output RUN --epochs 10 --img-size 112
 
 Importing this module registers them with timm. Each is ``resneat50`` with its units replaced: all weights that both
 have start from the same numbers for the same seed. The package knows nothing of them; ``resneat50`` stays the paper's.

@@ -2,9 +2,9 @@
 
 Usage::
 
-    python benchmarks/compare.py --quick --output out                          # what `make compare` runs
-    python benchmarks/compare.py --data DATA --output out [--models ...] [--seeds 0 1 2] [--epochs E] [--img-size P]
-    python benchmarks/compare.py --data DATA --output out --collect-only --results benchmarks/results/NAME
+    python -m benchmarks.compare --quick --output out                          # what `make compare` runs
+    python -m benchmarks.compare --data DATA --output out [--models ...] [--seeds 0 1 2] [--epochs E] [--img-size P]
+    python -m benchmarks.compare --data DATA --output out --collect-only --results benchmarks/results/NAME
 
 Finished runs are skipped and a begun one goes on, so the same command resumes after any interruption. A model may be a
 variant of ``ablations.py`` too. What follows ``--`` goes to ``timm-landmark train`` as it stands. OUT/runs holds the
@@ -26,7 +26,6 @@ from timm_landmark.utils.errors import UserError
 # Small enough for two slow cores in about ten minutes, large enough that every part of the path does its work.
 QUICK_DATA = ["--classes", "6", "--images", "32", "--size", "110", "--seed", "0"]
 QUICK_EPOCHS, QUICK_IMG_SIZE = 4, 96  # Inception needs 75 pixels
-ABLATIONS = Path(__file__).with_name("ablations.py")  # the verbs with the variants of the attention unit as models
 QUICK_OPTIONS = ["-b", "16", "--workers", "0"]  # batches of 64 would make two steps an epoch
 EVALUATED = ("validation", "test")  # logits and features of both stay beside the checkpoint
 
@@ -141,8 +140,9 @@ def _complete(run: Path) -> bool:
 
 
 def _verb(*words: str) -> int:
-    program = [str(ABLATIONS)] if words[0] in ("train", "evaluate") else ["-m", "timm_landmark.cli"]
-    return subprocess.run([sys.executable, *program, *words], check=False).returncode
+    # where models are made, those are timm-landmark's and the variants of the attention unit
+    program = "benchmarks.ablations" if words[0] in ("train", "evaluate") else "timm_landmark.cli"
+    return subprocess.run([sys.executable, "-m", program, *words], check=False).returncode
 
 
 def _report(results: Path, output: Path, quick: bool) -> int:

@@ -1,6 +1,6 @@
 """How far a data set is solved without learning: the nearest training image by pixels, by shape, or by colours.
 
-Usage: python benchmarks/nearest_neighbour.py DATA [--output FILE.json]
+Usage: python -m benchmarks.nearest_neighbour DATA [--output FILE.json]
 
 A data set that a network is to be tried on should leave these far below it.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from timm_landmark.data.check import stored_name
-from timm_landmark.data.layout import ClassRow, ManifestRow, read_info, read_rows
+from timm_landmark.data.layout import ClassRow, ManifestRow, read_dataset_info, read_rows
 from timm_landmark.inference.metrics import wilson
 from timm_landmark.utils.files import write_json
 from timm_landmark.utils.machine import machine_info
@@ -91,7 +91,7 @@ def main() -> None:
     result = nearest_neighbours(options.data)
     print(json.dumps(result, indent=2))
     if options.output:
-        info = read_info(options.data)
+        info = read_dataset_info(options.data)
         about = {"arguments": info.get("arguments"), "data_digest": info.get("digest"), "machine": machine_info()}
         write_json(options.output, {**about, **result})
 

@@ -1,6 +1,6 @@
 """What ``timm-landmark prepare`` costs at the size of Google Landmarks; writes benchmarks/results/prepare.json.
 
-    python benchmarks/prepare.py [selection tar workers grouping quality ...]    (default: all; on an idle machine)
+    python -m benchmarks.prepare [selection tar workers grouping quality ...]    (default: all; on an idle machine)
 
 Everything is generated: a csv shaped like GLDv2's train.csv (4,132,914 rows, 203,094 classes, sizes of a power law with
 the real extremes), tars of 100,000 members, 800-pixel photos of 55 to 70 KB. Figures of earlier calls are kept.

@@ -2,9 +2,9 @@
 
 Usage::
 
-    python benchmarks/report.py                                   # update the repository's rendered files
-    python benchmarks/report.py --check                           # exit 1 if one differs from a fresh render
-    python benchmarks/report.py --comparison DIR [DIR ...] --output DIR     # report.md and figures of any comparisons
+    python -m benchmarks.report                                   # update the repository's rendered files
+    python -m benchmarks.report --check                           # exit 1 if one differs from a fresh render
+    python -m benchmarks.report --comparison DIR [DIR ...] --output DIR     # report.md and figures of any comparisons
 
 Reads files only and imports no torch.
 """
@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results_schema import check_comparison
-
+from benchmarks.comparison.results_schema import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
 from benchmarks.rendering.set_tables import ablation_tables, sets_table, variants, verdicts_table
@@ -36,8 +35,8 @@ from benchmarks.rendering.tables import (
 README = REPOSITORY / "README.md"
 BENCHMARKS_PAGE = REPOSITORY / "docs" / "benchmarks.md"
 CARDS = REPOSITORY / "hub_cards"
-COUNTS = REPOSITORY / "timm_landmark" / "stated_counts.json"
-RUNS = REPOSITORY / "timm_landmark" / "stated_runs.json"
+COUNTS = REPOSITORY / "timm_landmark" / "accounting" / "stated_counts.json"
+RUNS = REPOSITORY / "timm_landmark" / "accounting" / "stated_runs.json"
 # What the sets of photos are called. The first that networks were trained on is the one that README, cards and verdicts
 # rest on; all stand side by side on the benchmarks' page.
 SETS = {RESULTS / "ten": "ten landmarks", RESULTS / "photos": "twelve landmarks"}
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     stale = [path for path, text in rendered().items() if _read(path) != text]
     if args.check:
         for path in stale:
-            print(f"{path.relative_to(REPOSITORY)} is out of date: run python benchmarks/report.py", file=sys.stderr)
+            print(f"{path.relative_to(REPOSITORY)} is out of date: run python -m benchmarks.report", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.write_text(rendered()[path], encoding="utf-8")

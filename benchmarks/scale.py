@@ -2,8 +2,8 @@
 
 Usage::
 
-    python benchmarks/scale.py RUN --data DATA                                # into benchmarks/results/scale.json
-    python benchmarks/scale.py RUN --data DATA --results RESULTS/NAME         # into RESULTS/NAME/<run>/scale.json
+    python -m benchmarks.scale RUN --data DATA                                # into benchmarks/results/scale.json
+    python -m benchmarks.scale RUN --data DATA --results RESULTS/NAME         # into RESULTS/NAME/<run>/scale.json
 
 RUN is a run of ResNeAt or of a variant in ``ablations.py``. Trained with ``--checkpoint-hist E``, E its number of
 epochs, it still has the checkpoint of every epoch, and each is measured.
@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -32,7 +31,8 @@ from timm_landmark.accounting.macs import count_model
 from timm_landmark.data.layout import SPLITS
 from timm_landmark.inference.evaluate import photo_loader
 from timm_landmark.layers import ChannelAttention2d, attention_scale
-from timm_landmark.runs.folder import checkpoint_epoch, load_run, load_run_model
+from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.runs.model import build_model, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_json
 
@@ -154,7 +154,7 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
     trained = load_run_model(run)
     batches = [images for images, _ in photo_loader(run, data, split)[0]]
     torch.manual_seed(run.info["seed"])
-    untrained = timm.create_model(run.model, num_classes=run.num_classes)
+    untrained = build_model(run.args)
     rows = scale_statistics(trained, batches)
     before = answers(trained, batches)
     with constant_scale(trained, rows):

@@ -1,6 +1,6 @@
 """How many images of an epoch timm's reader of shards repeats and leaves out, by processes and loading processes.
 
-Usage: python benchmarks/shard_epochs.py [--output FILE.json]
+Usage: python -m benchmarks.shard_epochs [--output FILE.json]
 
 The sets have as many images as those they stand for, each of 8x8 pixels with a label of its own.
 """

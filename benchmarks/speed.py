@@ -1,10 +1,10 @@
 """Speed and memory of the two models beside timm's own: ratios alternated in one process, medians and spread.
 
 Usage:
-    python benchmarks/speed.py                                 # everything, into benchmarks/results/speed.json
-    python benchmarks/speed.py --only goals --only breakdown   # parts of it; the file keeps the rest
-    python benchmarks/speed.py --list                          # the names that --only takes, by prefix
-    python benchmarks/speed.py --device cuda --output gpu.json
+    python -m benchmarks.speed                                 # everything, into benchmarks/results/speed.json
+    python -m benchmarks.speed --only goals --only breakdown   # parts of it; the file keeps the rest
+    python -m benchmarks.speed --list                          # the names that --only takes, by prefix
+    python -m benchmarks.speed --device cuda --output gpu.json
 
 Every measurement is written as soon as it is taken, so a long run can be made in pieces. Timings belong to a machine:
 a file of another machine or number of threads is refused, not mixed.
@@ -149,7 +149,18 @@ def _measure_memory(form: str, mode: str, img_size: int, batch: int, *bounds: fl
                 path = Path(folder) / "graph"
                 if form in GRAPHS:
                     write_graph(form, make_net(name, mode, args.device), img_size, path)
-                command = [sys.executable, __file__, "--peak", form, name, mode, str(img_size), str(batch), str(path)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.speed",
+                    "--peak",
+                    form,
+                    name,
+                    mode,
+                    str(img_size),
+                    str(batch),
+                    str(path),
+                ]
                 command += ["--device", args.device, "--threads", str(args.threads)]
                 output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             peaks[name] = float(output.split()[-1])

@@ -3,7 +3,7 @@
 Usage::
 
     git clone --mirror https://github.com/cadelau/NN_EECS_445      # about 430 MB; a clone with a work tree serves too
-    python benchmarks/ten_landmarks.py NN_EECS_445.git OUTPUT      # OUTPUT/photos, and the prepared set in OUTPUT/data
+    python -m benchmarks.ten_landmarks NN_EECS_445.git OUTPUT      # OUTPUT/photos, and the prepared set in OUTPUT/data
 
 The repository states no licence, and its photos show private people. They are for measuring only: publish results, file
 names, classes and splits, never a photo, a picture made of photos, or weights that were trained on them.

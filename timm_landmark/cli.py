@@ -6,19 +6,28 @@ import os
 import sys
 
 from timm_landmark import __version__, register_models
-from timm_landmark.errors import UserError
-from timm_landmark.text import say
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.text import say
 
 VERBS = {
-    "verify": ("timm_landmark.verify", "count parameters and MACs, and check the paper's claims against them"),
-    "prepare": ("timm_landmark.data.prepare", "make a training set from Google Landmarks or from your own photos"),
-    "synthesize": ("timm_landmark.data.synthesize", "draw a data set of procedural landmarks, nothing to download"),
-    "train": ("timm_landmark.train", "train a model with the paper's recipe through timm's train script"),
-    "evaluate": ("timm_landmark.evaluate", "top-1, top-5 and GAP of a run on a named split"),
-    "predict": ("timm_landmark.predict", "name the landmark in photos"),
-    "export": ("timm_landmark.export", "turn a finished run into a folder for the Hugging Face Hub"),
-    "check": ("timm_landmark.check", "find what is damaged in a prepared data set or an exported model"),
-    "push": ("timm_landmark.push", "upload an exported folder to the Hugging Face Hub"),
+    "verify": (
+        "timm_landmark.accounting.verify",
+        "count parameters and MACs, and check the paper's claims against them",
+    ),
+    "prepare": (
+        "timm_landmark.data.prepare.prepare",
+        "make a training set from Google Landmarks or from your own photos",
+    ),
+    "synthesize": (
+        "timm_landmark.data.synthetic.synthesize",
+        "draw a data set of procedural landmarks, nothing to download",
+    ),
+    "train": ("timm_landmark.training.train", "train a model with the paper's recipe through timm's train script"),
+    "evaluate": ("timm_landmark.inference.evaluate", "top-1, top-5 and GAP of a run on a named split"),
+    "predict": ("timm_landmark.inference.predict", "name the landmark in photos"),
+    "export": ("timm_landmark.hub.export", "turn a finished run into a folder for the Hugging Face Hub"),
+    "check": ("timm_landmark.hub.check", "find what is damaged in a prepared data set or an exported model"),
+    "push": ("timm_landmark.hub.push", "upload an exported folder to the Hugging Face Hub"),
 }
 FILE_VERBS = {"prepare", "synthesize"}  # these need no models, so no torch
 

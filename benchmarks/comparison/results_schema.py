@@ -1,6 +1,6 @@
 """What a committed result file must hold: JSON schemas by place, and what a comparison's files must agree on.
 
-Usage: python benchmarks/results_schema.py            # every file under benchmarks/results; exit 1 names what is wrong
+Usage: python -m benchmarks.comparison.results_schema # every file under benchmarks/results; exit 1 names what is wrong
 """
 
 import json
@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import jsonschema
-from comparison import RESULTS, Run, load
+
+from benchmarks.comparison.sets import RESULTS, FinishedRun, load
 
 NUMBER, COUNT, TEXT = {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string", "minLength": 1}
 
@@ -108,7 +109,7 @@ def check_comparison(folder: Path) -> None:
             _check_run(run, comparison.test_images)
 
 
-def _check_run(run: Run, images: list[str]) -> None:
+def _check_run(run: FinishedRun, images: list[str]) -> None:
     name = f"{run.model}-s{run.seed}"
     _check_paths(f"{name}/args.yaml", run.args)
     if (run.info["model"], run.info["seed"]) != (run.model, run.seed):

@@ -17,24 +17,24 @@ from typing import Any
 
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
-def _without_torch(name: str) -> ModuleType:
+def _without_torch(room: str, name: str) -> ModuleType:
     """A module of the package by its path: it imports no torch, but the package's ``__init__`` does."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "timm_landmark" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "timm_landmark" / room / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-claims, metrics = _without_torch("claims"), _without_torch("metrics")
+claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference", "metrics")
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run.
 
     Attributes:
@@ -72,10 +72,10 @@ class Comparison:
     dataset: dict[str, Any]
     classes: list[dict[str, str]]
     images: list[dict[str, str]]
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[FinishedRun]]
 
     @property
-    def networks(self) -> dict[str, list[Run]]:
+    def networks(self) -> dict[str, list[FinishedRun]]:
         """The runs without those of variants of the attention unit."""
         return {model: runs for model, runs in self.runs.items() if not is_variant(model)}
 
@@ -94,7 +94,7 @@ class Comparison:
         """Seeds that all these models were trained with."""
         return sorted(set.intersection(*({run.seed for run in self.runs.get(model, [])} for model in models)))
 
-    def pairs(self, model: str, other: str) -> list[tuple[Run, Run]]:
+    def pairs(self, model: str, other: str) -> list[tuple[FinishedRun, FinishedRun]]:
         """Runs of the two models with the same seed."""
         of = {(run.model, run.seed): run for runs in self.runs.values() for run in runs}
         return [(of[model, seed], of[other, seed]) for seed in self.seeds(model, other)]
@@ -114,7 +114,7 @@ def load(path: Path) -> Comparison:
     """
     images = read_csv(path / "images.csv")
     test = {row["image_id"] for row in images if row["split"] == "test"}
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[FinishedRun]] = {}
     for folder in sorted(path.glob("*-s*/")):
         run = _load_run(folder)
         if set(run.ranks) != test:
@@ -130,11 +130,11 @@ def load(path: Path) -> Comparison:
     )
 
 
-def _load_run(folder: Path) -> Run:
+def _load_run(folder: Path) -> FinishedRun:
     model, _, seed = folder.name.rpartition("-s")
     predictions = read_csv(folder / "predictions-test.csv")
     scale = folder / "scale.json"
-    return Run(
+    return FinishedRun(
         model=model,
         seed=int(seed),
         info=json.loads((folder / "run.json").read_text(encoding="utf-8")),
@@ -165,7 +165,7 @@ def figure_models(comparison: Comparison, name: str) -> list[str]:
     return models if len(models) > 1 else []
 
 
-def measured(comparison: Comparison) -> list[Run]:
+def measured(comparison: Comparison) -> list[FinishedRun]:
     """The first run of each model whose Scale was measured over training."""
     first = [runs[0] for runs in comparison.runs.values()]
     return [run for run in first if run.scale and run.scale["untrained"] and run.scale["epochs"]]

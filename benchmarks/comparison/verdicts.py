@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from benchmarks.comparison.intervals import Difference, Interval, paired_difference, student
-from benchmarks.comparison.sets import Comparison, Run, claims
+from benchmarks.comparison.sets import Comparison, FinishedRun, claims
 
 ABOUT = 0.02  # claim 8: "about" equal is within 2 points, about twice the paper's own difference of 0.9
 PAPER_GAIN = 0.017  # claim 5
@@ -183,7 +183,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _drops(run: Run) -> float:
+def _drops(run: FinishedRun) -> float:
     return sum(max(0.0, before - after) for before, after in pairwise(run.curve("eval_top1")))
 
 
@@ -195,7 +195,7 @@ def _steadier(comparison: Comparison) -> Verdict:
     return _over_seeds([v2 - pa for pa, v2 in drops], evidence)
 
 
-def _gap(a: Run, b: Run) -> float:
+def _gap(a: FinishedRun, b: FinishedRun) -> float:
     return _mean([abs(x - y) for x, y in zip(a.curve("train_loss"), b.curve("train_loss"), strict=False)])
 
 

@@ -6,7 +6,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison.sets import FIGURES, Comparison, Run, claims, figure_models, measured
+from benchmarks.comparison.sets import FIGURES, Comparison, FinishedRun, claims, figure_models, measured
 
 # Okabe and Ito's colours: told apart by colour-blind readers; the dashes tell them apart in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
@@ -53,7 +53,7 @@ def _save(figure: Figure, png: Path) -> Path:
     return png
 
 
-def _scale(runs: list[Run]) -> Figure:
+def _scale(runs: list[FinishedRun]) -> Figure:
     """Deviation of Scale between channels and between photos, unit by unit, before training and after each epoch."""
     figure = Figure(figsize=(3.2 * len(runs), 6), layout="constrained")
     grid = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)

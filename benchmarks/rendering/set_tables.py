@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.comparison.sets import Comparison, Run, claims
+from benchmarks.comparison.sets import Comparison, FinishedRun, claims
 from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, span, within
 from benchmarks.rendering.tables import accuracy, interval_text, limits, markdown, percent
 
@@ -58,7 +58,7 @@ def _several(comparison: Comparison) -> bool:
     return any(len(runs) > 1 for runs in comparison.networks.values())
 
 
-def _of_each(runs: Sequence[Run], images: Sequence[str]) -> str:
+def _of_each(runs: Sequence[FinishedRun], images: Sequence[str]) -> str:
     return " ".join(percent(accuracy([run], images, 1)[0]) for run in runs)
 
 
@@ -81,7 +81,7 @@ def variants(comparison: Comparison) -> list[str]:
     return [model for model in VARIANTS if model in comparison.runs]
 
 
-def choice(run: Run) -> float:
+def choice(run: FinishedRun) -> float:
     """What a variant is chosen by: validation top-1, mean of the last three epochs."""
     last = run.curve("eval_top1")[-3:]
     return sum(last) / len(last)
@@ -121,11 +121,11 @@ def _variants_table(comparison: Comparison) -> str:
     )
 
 
-def _cost(run: Run) -> list[str]:
+def _cost(run: FinishedRun) -> list[str]:
     return [f"{run.scale['params'] / 1e6:.2f}", f"{run.scale['macs'] / 1e9:.2f}"] if run.scale else ["", ""]
 
 
-def _spread(run: Run) -> list[str]:
+def _spread(run: FinishedRun) -> list[str]:
     if not run.scale or not run.scale["trained"]:
         return [""] * 4
     cells = []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.comparison.sets import Comparison, Run, claims, metrics
+from benchmarks.comparison.sets import Comparison, FinishedRun, claims, metrics
 
 QUICK_NOTE = (
     "**This proves the path and ranks nothing**: a small drawn data set, tiny images and a few epochs. For a ranking, "
@@ -17,7 +17,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def accuracy(runs: Sequence[Run], images: Sequence[str], k: int) -> tuple[float, float, float]:
+def accuracy(runs: Sequence[FinishedRun], images: Sequence[str], k: int) -> tuple[float, float, float]:
     """Mean test top-``k`` over the seeds, with Wilson's 95 % interval at the number of test images."""
     correct = sum(sum(run.hits(k, images)) for run in runs) / len(runs)
     return correct / len(images), *metrics.wilson(correct, len(images))

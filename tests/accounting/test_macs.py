@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_landmark.accounting import (
+from timm_landmark.accounting.macs import (
     attention_unit_macs,
     build,
     convolution_weights,
@@ -18,9 +18,9 @@ from timm_landmark.accounting import (
     count_model,
     count_parameters,
 )
-from timm_landmark.errors import UserError
+from timm_landmark.accounting.units import closed_form, depth, table_1, unit_weights
 from timm_landmark.layers import ChannelAttention2d, attention_path
-from timm_landmark.paper_counts import closed_form, depth, table_1, unit_weights
+from timm_landmark.utils.errors import UserError
 
 
 class Function(nn.Module):
@@ -193,7 +193,7 @@ def test_unknown_model_and_size_are_the_users_mistakes():
 
 def test_import_does_not_load_fvcore_and_counting_is_silent():
     code = (
-        "import sys, torch, timm_landmark.accounting as a\n"
+        "import sys, torch, timm_landmark.accounting.macs as a\n"
         "assert 'fvcore' not in sys.modules\n"
         "a.count_macs(torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 8, 8))\n"
     )
@@ -205,7 +205,7 @@ def test_import_does_not_load_fvcore_and_counting_is_silent():
 def test_formula_of_the_streamed_forms_equals_what_they_run(path):
     from torch.utils.flop_counter import FlopCounterMode
 
-    from timm_landmark.layers.channel_attend import channel_attend
+    from timm_landmark.layers.streamed_attention import channel_attend
 
     unit, x = ChannelAttention2d(16, 32, groups=4), torch.randn(1, 16, 6, 5)
     weights = (unit.query.weight, unit.key.weight, unit.value.weight)

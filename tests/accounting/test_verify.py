@@ -5,8 +5,16 @@ import json
 
 import pytest
 
-from timm_landmark import verify
-from timm_landmark.claims import CLAIMS, DOES_NOT_HOLD, HOLDS, HOLDS_ONLY, NOT_DECIDABLE, Verdict, judge_by_count
+from timm_landmark.accounting.claims import (
+    CLAIMS,
+    DOES_NOT_HOLD,
+    HOLDS,
+    HOLDS_ONLY,
+    NOT_DECIDABLE,
+    Verdict,
+    judge_by_count,
+)
+from timm_landmark.accounting.macs import verify
 from timm_landmark.cli import main
 
 
@@ -18,7 +26,7 @@ def stated():
 @pytest.fixture
 def counted(monkeypatch, stated):
     """The verb with the committed counts instead of ten seconds of counting, which is tested elsewhere."""
-    from timm_landmark import paper_counts
+    from timm_landmark.accounting.macs import units as paper_counts
 
     value = copy.deepcopy(stated)
     monkeypatch.setattr(paper_counts, "paper_counts", lambda: value)

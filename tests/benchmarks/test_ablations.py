@@ -2,14 +2,14 @@
 
 import math
 
-import cosine_attention
 import pytest
 import timm
 import torch
-from ablations import VARIANTS, ChannelShuffle, Variant, change
-from cosine_attention import CosineAttention2d, cosine_scale, cosine_scale_reference
 
-from timm_landmark.accounting import count_macs, count_model
+from benchmarks import cosine_attention
+from benchmarks.ablations import VARIANTS, ChannelShuffle, Variant, change
+from benchmarks.cosine_attention import CosineAttention2d, cosine_scale, cosine_scale_reference
+from timm_landmark.accounting.macs import count_macs, count_model
 from timm_landmark.layers import ChannelAttention2d, attention_path
 
 SIDES = {256: 16, 512: 8, 1024: 4, 2048: 2}  # of the units' maps at 64 pixels

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 
-import collect
-import compare
-import comparison
 import pytest
 import yaml
 from train_data import make_data, pack
+
+from benchmarks import compare
+from benchmarks.comparison import collect
+from benchmarks.comparison import sets as comparison
 
 MODELS = ["test_resnet", "test_vit2"]
 VARIANT = "resneat50_scale1_shuffle"  # of ablations.py, unknown to the package's own command line
@@ -31,8 +32,13 @@ def compare_py(folder, data, *options, models=MODELS):
     words += ["--img-size", "32", *options, "--", "-b", "8", "--workers", "0"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("TIMM_TRAIN_SCRIPT", None)
-    script = comparison.REPOSITORY / "benchmarks" / "compare.py"
-    done = subprocess.run([sys.executable, str(script), *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.compare", *words],
+        cwd=comparison.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     (folder / "log.txt").write_text(done.stdout + done.stderr)
     return done.returncode
 

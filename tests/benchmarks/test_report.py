@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 
-import comparison
 import pytest
-import report
-import results_schema
-from comparison import claims, metrics
 from results_helpers import MACHINE, make_comparison
+
+from benchmarks import report
+from benchmarks.comparison import results_schema
+from benchmarks.comparison import sets as comparison
+from benchmarks.comparison.sets import claims, metrics
 
 SEVEN = claims.SEVEN
 
@@ -57,7 +58,7 @@ def test_quick_report_says_that_it_ranks_nothing(tmp_path):
 
 
 def test_figures_are_the_same_bytes_for_the_same_runs(tmp_path):
-    from figures import draw
+    from benchmarks.rendering.figures import draw
 
     runs = comparison.load(make_comparison(tmp_path / "c", all_models(0.5), seeds=(0, 1)))
     draw(runs, tmp_path / "a")
@@ -76,7 +77,7 @@ def test_blocks_are_replaced_between_their_marks_only():
 
 
 def test_readme_and_stated_runs_equal_a_fresh_render():
-    assert report.main(["--check"]) == 0, "run python benchmarks/report.py and commit what it changes"
+    assert report.main(["--check"]) == 0, "run python -m benchmarks.report and commit what it changes"
 
 
 def test_a_figure_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):
@@ -124,12 +125,11 @@ def test_schema_check_finds(case, tmp_path):
 def test_report_imports_no_torch(tmp_path):
     folder = make_comparison(tmp_path / "c", all_models(0.5))
     code = (
-        "import sys; import report; "
+        "import sys; from benchmarks import report; "
         f"report.main(['--comparison', {str(folder)!r}, '--output', {str(tmp_path / 'out')!r}]); "
         "assert not {'torch', 'timm', 'timm_landmark'} & set(sys.modules)"
     )
-    where = comparison.REPOSITORY / "benchmarks"
-    subprocess.run([sys.executable, "-c", code], cwd=where, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=comparison.REPOSITORY, check=True)
     shutil.rmtree(tmp_path / "out")
 
 

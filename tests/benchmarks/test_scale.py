@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
-import results_schema
 import run_helpers
-import scale
 import timm
 import torch
 from train_data import make_data
+
+from benchmarks import scale
+from benchmarks.comparison import results_schema
 
 
 def small(name):

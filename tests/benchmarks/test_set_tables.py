@@ -4,15 +4,15 @@ import csv
 import io
 import re
 
-import ablations
-import comparison
 import pytest
-import report
-import results_schema
-import set_tables
-from comparison import claims
 from results_helpers import add_scale, make_comparison, write_csv
-from set_tables import VARIANTS, ablation_tables, chosen
+
+from benchmarks import ablations, report
+from benchmarks.comparison import results_schema
+from benchmarks.comparison import sets as comparison
+from benchmarks.comparison.sets import claims
+from benchmarks.rendering import set_tables
+from benchmarks.rendering.set_tables import VARIANTS, ablation_tables, chosen
 
 SEVEN = dict.fromkeys(claims.SEVEN, 0.5)
 
@@ -128,7 +128,7 @@ def test_tables_of_variants(ablated):
 
 
 def test_figure_of_scale_and_its_schema(ablated):
-    from figures import draw
+    from benchmarks.rendering.figures import draw
 
     add_scale(ablated / "resneat50_cosine-s0")
     add_scale(ablated / "resneat50-s0")

@@ -8,9 +8,9 @@ import sys
 from collections import Counter
 
 import pytest
-import report
-from shard_epochs import BATCH, SETS, SETTINGS, count_epoch, write_set
 
+from benchmarks import report
+from benchmarks.shard_epochs import BATCH, SETS, SETTINGS, count_epoch, write_set
 from timm_landmark.data.shards import read_shard_info
 
 PROCESS = """
@@ -18,7 +18,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import torch.distributed as dist
 from pathlib import Path
-from shard_epochs import make_loader
+from benchmarks.shard_epochs import make_loader
 dist.init_process_group("gloo")
 read = [sum(make_loader(Path(sys.argv[2]), split, dist.get_world_size(), 0), []) for split in ("train", "validation")]
 Path(sys.argv[2], f"read-{dist.get_rank()}.json").write_text(json.dumps(read))
@@ -59,7 +59,7 @@ def test_processes_validate_on_equally_many_images_of_unequal_shares(data, proce
 def test_real_processes_read_the_same(data, tmp_path):
     (tmp_path / "process.py").write_text(PROCESS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    command += [str(tmp_path / "process.py"), str(report.REPOSITORY / "benchmarks"), str(data)]
+    command += [str(tmp_path / "process.py"), str(report.REPOSITORY), str(data)]
     assert subprocess.run(command, check=False).returncode == 0
     ranks = [json.loads((data / f"read-{rank}.json").read_text()) for rank in range(3)]
     for number, (split, images) in enumerate((("train", TRAIN), ("validation", VALIDATION))):

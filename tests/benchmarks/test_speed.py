@@ -1,14 +1,12 @@
 """The timing script: parts, merging, refusals. Not the timings themselves."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-speed = pytest.importorskip("speed")
+from benchmarks import speed
 
 
 def test_every_part_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

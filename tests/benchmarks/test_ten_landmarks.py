@@ -4,10 +4,10 @@ import subprocess
 from collections import Counter
 
 import pytest
-import ten_landmarks
 from prepare_helpers import encode, scene
 
-from timm_landmark.data.layout import ManifestRow, read_info, read_rows
+from benchmarks import ten_landmarks
+from timm_landmark.data.layout import ManifestRow, read_dataset_info, read_rows
 
 CLASSES = ("colosseum", "pantheon", "rialto_bridge")
 
@@ -53,7 +53,7 @@ def test_a_clone_becomes_a_prepared_set(bare, clone, tmp_path):
     assert Counter((row.folder, row.split) for row in rows) == {
         (f"{k:04d}", split): n for k in range(3) for split, n in (("train", 3), ("validation", 2), ("test", 5))
     }
-    info = read_info(tmp_path / "out" / "data")
+    info = read_dataset_info(tmp_path / "out" / "data")
     assert (info["image_size"], info["arguments"]["split_by"]) == (128, "group")
     photo = tmp_path / "out" / "photos" / "pantheon" / "00001.png"
     assert photo.read_bytes() == (clone / "data" / "images" / "00001.png").read_bytes()

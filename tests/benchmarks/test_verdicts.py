@@ -2,13 +2,14 @@
 
 import math
 
-import comparison
 import numpy as np
 import pytest
-from comparison import claims
-from intervals import Difference, T, bootstrap, paired_difference, student
 from results_helpers import make_comparison, write_csv
-from verdicts import above, combined, judge, within
+
+from benchmarks.comparison import sets as comparison
+from benchmarks.comparison.intervals import Difference, T, bootstrap, paired_difference, student
+from benchmarks.comparison.sets import claims
+from benchmarks.comparison.verdicts import above, combined, judge, within
 
 SEVEN = claims.SEVEN
 

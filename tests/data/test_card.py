@@ -6,7 +6,7 @@ import pytest
 from data_helpers import small_dataset
 
 from timm_landmark.data.card import write_attribution, write_card
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 
 def attribution_csv(ids) -> bytes:

@@ -6,8 +6,8 @@ from data_helpers import small_dataset
 
 from timm_landmark.data.check import check_dataset, read_sums, stored_name, write_sums
 from timm_landmark.data.layout import data_digest
-from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import sha256_file
 
 
 @pytest.fixture(scope="module", params=["folder", "webdataset"])

@@ -14,7 +14,7 @@ from prepare_helpers import command, encode, scene, small_source
 
 from timm_landmark.cli import main
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize, settle_process
-from timm_landmark.data.pool import run_jobs
+from timm_landmark.data.prepare.pool import run_jobs
 
 
 def close(image: Image.Image, wanted: Image.Image, within: float = 12) -> bool:

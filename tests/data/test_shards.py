@@ -9,7 +9,7 @@ from prepare_helpers import command, small_source
 
 from timm_landmark.cli import main
 from timm_landmark.data import shards
-from timm_landmark.data.layout import SPLITS, ManifestRow, read_info
+from timm_landmark.data.layout import SPLITS, ManifestRow, read_dataset_info
 from timm_landmark.data.shards import plan_shards, read_shard, sample_key, shard_holds, write_shard
 
 
@@ -42,7 +42,7 @@ def test_what_prepare_writes_reads_the_same_in_both_formats(tmp_path):
     source = small_source(tmp_path / "source")
     for form in ("folder", "webdataset"):
         assert main(["prepare", *command(*source, tmp_path / form, "--format", form, "--size", "64")]) == 0
-    assert read_info(tmp_path / "folder")["digest"] == read_info(tmp_path / "webdataset")["digest"]
+    assert read_dataset_info(tmp_path / "folder")["digest"] == read_dataset_info(tmp_path / "webdataset")["digest"]
     for split in SPLITS:
         class_map = str(tmp_path / "folder/class_map.txt")
         folders = create_dataset("", root=tmp_path / "folder", split=split, class_map=class_map)

@@ -10,7 +10,7 @@ from PIL import Image
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
 from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
-from timm_landmark.files import write_json
+from timm_landmark.utils.files import write_json
 
 COUNTS = {"train": 6, "validation": 2, "test": 3}
 

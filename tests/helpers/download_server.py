@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from timm_landmark.data.download import Retry
+from timm_landmark.data.prepare.download import Retry
 
 QUICK = Retry(attempts=4, first_wait=0.01, longest_wait=1.2, timeout=1)
 

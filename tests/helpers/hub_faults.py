@@ -131,7 +131,7 @@ def hf_hub(repo: str, place: str):
 
 
 def pull_by_verb(repo: str, place: str):
-    from timm_landmark.hub import load_model
+    from timm_landmark.hub.exported import load_model
 
     model, config = load_model(f"hf-hub:{repo}", cache_dir=SCRATCH / place)
     assert config.architecture == "resneat50", f"built {config.architecture}"

@@ -92,7 +92,7 @@ def cache_dir():
 
 
 def verbs():
-    from timm_landmark.hub import load_model
+    from timm_landmark.hub.exported import load_model
 
     model, config = load_model("hf-hub:org/m")
     assert config.names == ("Class 0", "Class 1", "Class 2")

@@ -13,8 +13,8 @@ from pathlib import Path
 from timm.utils import CheckpointSaver
 
 from timm_landmark import cli
-from timm_landmark.rate_rule import Steered
-from timm_landmark.runs import checkpoint_epoch
+from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.training.rate_rule import Steered
 
 RUN = Path(sys.argv[sys.argv.index("--output") + 1]) if "--output" in sys.argv else None
 MOMENTS = ("epoch", "row", "torn", "unlinked", "renamed", "saved")

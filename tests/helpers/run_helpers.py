@@ -10,7 +10,7 @@ import yaml
 
 import timm_landmark  # noqa: F401
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
-from timm_landmark.machine import machine_info
+from timm_landmark.utils.machine import machine_info
 
 TINY = {"layers": [1, 1, 1, 1]}  # resneat50 with a block a stage: a third of the bytes to hash and to send
 

@@ -10,8 +10,8 @@ from train_cases import MODEL, train, train_script
 from train_data import make_data, pack
 
 from timm_landmark.data.check import check_dataset
-from timm_landmark.evaluate import main as evaluate
-from timm_landmark.runs import read_info
+from timm_landmark.inference.evaluate import main as evaluate
+from timm_landmark.runs.folder import read_run_info
 
 
 @pytest.fixture(scope="module")
@@ -91,4 +91,4 @@ def server(shards):
 def evaluated(run, *options):
     """What run.json says of the test split, and the predictions beside it."""
     assert evaluate([str(run), "--device", "cpu", *map(str, options)]) == 0
-    return read_info(run)["evaluation"]["test"], (run / "predictions-test.csv").read_bytes()
+    return read_run_info(run)["evaluation"]["test"], (run / "predictions-test.csv").read_bytes()

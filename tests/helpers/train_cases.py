@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from timm_landmark.script import find_script
-from timm_landmark.train import main
+from timm_landmark.training.timm_script import find_script
+from timm_landmark.training.train import main
 
 SHORT = ["--seed", "3", "--img-size", "32", "--workers", "0", "-b", "12", "--lr", "0.02", "--device", "cpu"]
 MODEL = "test_resnet"

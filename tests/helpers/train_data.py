@@ -11,7 +11,7 @@ from PIL import Image
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, folder_name, read_rows, write_rows
 from timm_landmark.data.shards import plan_shards, write_shard, write_shard_info
-from timm_landmark.files import sha256_file
+from timm_landmark.utils.files import sha256_file
 
 
 def make_data(

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from timm_landmark import cli
-from timm_landmark.check import check_model, main
 from timm_landmark.data.check import write_sums
-from timm_landmark.data.synthesize import synthesize
-from timm_landmark.errors import UserError
-from timm_landmark.export import main as export
+from timm_landmark.data.synthetic.synthesize import synthesize
+from timm_landmark.hub.check import check_model, main
+from timm_landmark.hub.export import main as export
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def folder(original, tmp_path):
 @pytest.fixture
 def no_process(monkeypatch):
     """Where the fresh process is not the matter."""
-    monkeypatch.setattr("timm_landmark.check._vectors", lambda source, folder: [])
+    monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
 
 
 def flip(path, at):
@@ -119,7 +119,7 @@ def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
 
 
 def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
-    monkeypatch.setattr("timm_landmark.check._LOAD", "pass")
+    monkeypatch.setattr("timm_landmark.hub.check._LOAD", "pass")
     (problem,) = check_model(str(folder))
     assert problem == "model.safetensors: does not load with timm in a fresh process (no message)"
 

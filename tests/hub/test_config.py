@@ -10,8 +10,8 @@ from run_helpers import make_run
 
 from timm_landmark import cli
 from timm_landmark.data.check import write_sums
-from timm_landmark.export import main as export
-from timm_landmark.hub_config import read_config
+from timm_landmark.hub.config import read_config
+from timm_landmark.hub.export import main as export
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.data.layout import ClassRow, read_rows
-from timm_landmark.errors import UserError
-from timm_landmark.export import main
-from timm_landmark.export_onnx import export_onnx
-from timm_landmark.files import sha256_file
-from timm_landmark.hub import load_model, read_config
-from timm_landmark.model_card import metrics, run_metrics
-from timm_landmark.runs import load_run, load_run_model
+from timm_landmark.hub.export import main
+from timm_landmark.hub.exported import load_model, read_config
+from timm_landmark.hub.model_card import metrics, run_metrics
+from timm_landmark.hub.onnx import export_onnx
+from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import sha256_file
 
 HOSTILE = (
     "../../etc/passwd",
@@ -162,7 +162,7 @@ def test_every_figure_of_the_text_is_the_runs(run, folder):
     model = load_run_model(load_run(run))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert f"**Parameters:** {parameters / 1e6:.2f} M" in text
-    from timm_landmark.accounting import count_macs
+    from timm_landmark.accounting.macs import count_macs
     from timm_landmark.layers import force_path
 
     with force_path("plain"):
@@ -305,7 +305,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path):
     torch.save({"epoch": 1, "state_dict": Planted()}, run / "model_best.pth.tar")
     with pytest.raises(UserError):
         main([str(run), "--output", str(tmp_path / "f")])
-    from timm_landmark.runs import load_model_weights
+    from timm_landmark.runs.checkpoints import load_model_weights
 
     with pytest.raises(UserError, match="asks for code to be run, which was refused"):
         load_model_weights(run / "model_best.pth.tar")

@@ -9,16 +9,16 @@ import pytest
 from run_helpers import make_run
 
 from timm_landmark.data.check import read_sums
-from timm_landmark.errors import UserError
-from timm_landmark.export import main
-from timm_landmark.files import sha256_file
-from timm_landmark.hub_config import read_config
+from timm_landmark.hub.config import read_config
+from timm_landmark.hub.export import main
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import sha256_file
 
 # a process that is killed when the new folder is about to take the old one's place
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from timm_landmark.export import new_folder
+from timm_landmark.hub.export import new_folder
 rename = Path.rename
 Path.rename = lambda self, to: os.kill(os.getpid(), signal.SIGKILL) if self.suffix == ".tmp" else rename(self, to)
 with new_folder(Path(sys.argv[1]), True) as folder:
@@ -114,7 +114,7 @@ def test_a_failure_in_the_middle_leaves_the_old_folder(run, tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("timm_landmark.export.write_sums", full)
+    monkeypatch.setattr("timm_landmark.hub.export.write_sums", full)
     with pytest.raises(UserError, match=r"cannot be written .No space left on device.; nothing is left"):
         main([str(run), "--output", str(folder), "--overwrite"])
     assert read_sums(folder) == before

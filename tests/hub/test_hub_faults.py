@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from run_helpers import TINY, make_run
 
-from timm_landmark.export import main as export
+from timm_landmark.hub.export import main as export
 
 # fault -> what the sentence must say: the reason and the remedy
 SAYS = {
@@ -45,7 +45,7 @@ def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("faults")
     for name, model, more in (("m", "resneat50", TINY), ("other", "test_resnet", {})):
         export([str(make_run(path / f"run-{name}", model=model, **more)), "--output", str(path / name)])
-    script = Path(__file__).with_name("hub_faults.py")
+    script = Path(__file__).parents[1] / "helpers" / "hub_faults.py"
     child = subprocess.run(
         [sys.executable, script, path / "m", path / "other", path / "scratch"], capture_output=True, text=True
     )

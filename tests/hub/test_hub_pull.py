@@ -11,7 +11,7 @@ from loopback_hub import LoopbackHub
 from run_helpers import TINY, make_run
 from safetensors.torch import save_file
 
-from timm_landmark.export import main as export
+from timm_landmark.hub.export import main as export
 
 WAYS = (
     *("registered", "registered_by_tag", "by_name", "by_overlay", "other_class_count", "no_classes", "one_channel"),
@@ -20,8 +20,9 @@ WAYS = (
 
 
 def pull(hub, path, *ways, **env):
+    script = Path(__file__).parents[1] / "helpers" / "hub_pulls.py"
     child = subprocess.run(
-        [sys.executable, Path(__file__).with_name("hub_pulls.py"), path / "m", path / "published", path / "own", *ways],
+        [sys.executable, script, path / "m", path / "published", path / "own", *ways],
         env=hub.env(path / "home", **env), capture_output=True, text=True,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr[-3000:]
@@ -71,7 +72,7 @@ def test_offline_with_a_cold_cache_names_the_file(results):
 def test_offline_with_a_cold_cache_by_the_models_and_by_the_verbs(tmp_path):
     code = """
 import timm, timm_landmark
-from timm_landmark.hub import fetch
+from timm_landmark.hub.exported import fetch
 for call in (lambda: timm.create_model("resneat50", pretrained=True), lambda: fetch("hf-hub:org/m")):
     try:
         call()

@@ -10,9 +10,9 @@ from run_helpers import make_run
 from timm.models import PretrainedCfg
 
 from timm_landmark import cli
-from timm_landmark.errors import UserError
-from timm_landmark.export import main as export
-from timm_landmark.push import check_name
+from timm_landmark.hub.export import main as export
+from timm_landmark.hub.push import check_name
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def quick(monkeypatch, tmp_path):
     def run(hub, *arguments, token=TOKEN):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("timm_landmark.check._vectors", lambda source, folder: [])
+        monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
         monkeypatch.delenv("HF_TOKEN", raising=False)
         if token:
             monkeypatch.setenv("HF_TOKEN", token)

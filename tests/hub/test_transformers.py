@@ -9,8 +9,8 @@ from PIL import Image
 from run_helpers import TINY, make_run
 
 from timm_landmark.data.layout import ClassRow
-from timm_landmark.export import main as export
-from timm_landmark.hub_config import class_names
+from timm_landmark.hub.config import class_names
+from timm_landmark.hub.export import main as export
 
 NAMES = ("Eiffel Tower", "Notre-Dame (Paris)", "長城")
 

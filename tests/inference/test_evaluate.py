@@ -19,10 +19,11 @@ from train_data import make_data
 
 from timm_landmark import cli
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.errors import UserError
-from timm_landmark.evaluate import Prediction, main, render_predictions, summarise, write_features
-from timm_landmark.metrics import gap, gap_interval, wilson
-from timm_landmark.runs import best_epoch, load_run, load_run_model, read_info, read_summary
+from timm_landmark.inference.evaluate import Prediction, main, render_predictions, summarise, write_features
+from timm_landmark.inference.metrics import gap, gap_interval, wilson
+from timm_landmark.runs.folder import best_epoch, read_run_info, read_summary
+from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.mark.parametrize(("correct", "images"), [(0, 1), (1, 1), (0, 40), (7, 40), (40, 40), (325, 500), (9999, 10000)])
@@ -137,7 +138,7 @@ def run(trained, tmp_path):
 
 def evaluate(run, *options):
     assert main([str(run), "--device", "cpu", *map(str, options)]) == 0
-    return read_info(run)["evaluation"]
+    return read_run_info(run)["evaluation"]
 
 
 def test_it_gives_what_training_measured_on_validation(run):
@@ -151,11 +152,11 @@ def test_it_gives_what_training_measured_on_validation(run):
 
 
 def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
-    before = read_info(run)
+    before = read_run_info(run)
     evaluate(run, "--split", "validation")
     evaluation = evaluate(run, "-b", 5)
     assert "28 images of test" in capsys.readouterr().out
-    after = read_info(run)
+    after = read_run_info(run)
     assert after.pop("evaluation") == evaluation
     assert after == before
     assert evaluation.keys() == {"validation", "test"}
@@ -223,7 +224,7 @@ def test_class_names_do_nothing_in_a_terminal(run, data, tmp_path, capsys):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_answers_that_are_no_numbers_are_an_error(run, value):
     """NaN in one class's weights once gave exit 0, a top-1 and a GAP."""
-    before = read_info(run)
+    before = read_run_info(run)
     checkpoint = load_run(run).checkpoint
     state = torch.load(checkpoint, weights_only=False)
     next(tensor for name, tensor in reversed(state["state_dict"].items()) if tensor.is_floating_point())[0] = value
@@ -231,7 +232,7 @@ def test_answers_that_are_no_numbers_are_an_error(run, value):
         torch.save(state, run / name)
     with pytest.raises(UserError, match=r"checkpoint-\d+\.pth\.tar: the model's answers are not finite numbers"):
         evaluate(run)
-    assert read_info(run) == before and not list(run.glob("predictions-*"))
+    assert read_run_info(run) == before and not list(run.glob("predictions-*"))
 
 
 def test_loading_processes_change_nothing(run):
@@ -313,11 +314,11 @@ def test_a_broken_image_is_not_replaced_by_another(run, data, tmp_path, workers)
     broken = shutil.copytree(data, tmp_path / "broken")
     path = next(iter((broken / "test").glob("*/*.jpg")))
     path.write_bytes(path.read_bytes()[:200])
-    before = read_info(run)
+    before = read_run_info(run)
     with pytest.raises(UserError, match=rf"{path.name} cannot be read") as caught:
         main([str(run), "--data", str(broken), "-j", str(workers), "--device", "cpu"])
     assert "\n" not in str(caught.value)
-    assert read_info(run) == before
+    assert read_run_info(run) == before
 
 
 def test_a_missing_split(run, data, tmp_path):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from timm_landmark import gallery as module
-from timm_landmark.errors import UserError
-from timm_landmark.gallery import Gallery
-from timm_landmark.photos import Photo
-from timm_landmark.predict import Answer, Guess, Label
+from timm_landmark.inference import gallery as module
+from timm_landmark.inference.gallery import Gallery
+from timm_landmark.inference.photos import Photo
+from timm_landmark.inference.predict import Answer, Guess, Label
+from timm_landmark.utils.errors import UserError
 
 LABELS = (Label("0", "Tower"), Label("1", "Arch & <b>Gate</b>"), Label("2", '"><img src=x onerror=alert(1)>'))
 

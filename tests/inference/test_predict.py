@@ -20,14 +20,14 @@ from run_helpers import TINY, make_run
 from train_cases import validate_script
 from train_data import make_data
 
-from timm_landmark import photos as photos_module
-from timm_landmark import predict as module
 from timm_landmark.cli import main as cli
 from timm_landmark.data.images import resize
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
-from timm_landmark.predict import load_namer, name_photos
-from timm_landmark.runs import load_run, load_run_model
+from timm_landmark.inference import photos as photos_module
+from timm_landmark.inference.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
+from timm_landmark.inference.predict import load_namer, name_photos
+from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.utils.device import default_device
 
 HOSTILE = "\x1b[31mRed\x07 \u202egnirts</script><b>&"
 
@@ -241,8 +241,8 @@ def test_a_name_that_is_not_utf_8_is_written_out(data, run, tmp_path, capsys):
 MEMORY = """
 import sys, timm, timm_landmark
 from pathlib import Path
-from timm_landmark.photos import find_photos
-from timm_landmark.predict import Label, Namer, name_photos
+from timm_landmark.inference.photos import find_photos
+from timm_landmark.inference.predict import Label, Namer, name_photos
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -362,12 +362,12 @@ def test_grey_models_get_grey_photos(data, tmp_path):
 
 def test_the_best_device_at_hand(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert module.best_device() == "cuda"
+    assert default_device() == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert module.best_device() == "mps"
+    assert default_device() == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert module.best_device() == "cpu"
+    assert default_device() == "cpu"
 
 
 @pytest.mark.full

@@ -31,7 +31,7 @@ APPLICABLE = (
     "test_model_backward_fx",
     "test_model_forward_fx_torchscript",
 )
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def sdist(cache: Path) -> Path:
@@ -106,7 +106,7 @@ def run(
             for repository, contents in repositories(name).items():
                 hub.add(repository, contents)
         backend = {"TORCH_BACKEND": "forced_path", "FORCED_PATH": path} if path else {"TORCH_BACKEND": "timm_landmark"}
-        env = hub.env(tmp_path / "hub", PYTHONPATH=f"{suite}{os.pathsep}{HERE}", **backend)
+        env = hub.env(tmp_path / "hub", PYTHONPATH=f"{suite}{os.pathsep}{HELPERS}", **backend)
         for name in ("GITHUB_ACTIONS", "TORCH_DEVICE", "TIMEOUT", "PYTEST_ADDOPTS"):
             env.pop(name, None)  # the first takes tests out of timm's suite
         options = ["-c", suite / "pyproject.toml", "-k", " or ".join(models), f"--junitxml={report}"]
@@ -135,7 +135,7 @@ def test_timms_own_suite(suite, models, tmp_path, pytestconfig):
 @pytest.mark.full
 def test_timms_tests_of_its_families(suite, tmp_path, pytestconfig):
     """Tests that timm runs on models it knows by name, called with ours; an older timm may lack some, and says so."""
-    outcomes = run(suite, [HERE / "timm_family_cases.py"], MODELS, tmp_path, pytestconfig.getoption("path"))
+    outcomes = run(suite, [HELPERS / "timm_family_cases.py"], MODELS, tmp_path, pytestconfig.getoption("path"))
     skips = [f"{name}: {message}" for name, (outcome, message) in outcomes.items() if outcome == "skipped"]
     print(f"\ntimm {importlib.metadata.version('timm')}: {len(outcomes) - len(skips)} passed", *skips, sep="\n")
     assert all(outcome in ("passed", "skipped") for outcome, _ in outcomes.values())

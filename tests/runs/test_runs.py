@@ -10,19 +10,10 @@ import timm
 import torch
 import yaml
 
-from timm_landmark.errors import UserError
-from timm_landmark.runs import (
-    best_checkpoint,
-    best_epoch,
-    checkpoint_epoch,
-    load_model_weights,
-    load_run,
-    load_run_model,
-    read_summary,
-    settle,
-    tidy_summary,
-    update_info,
-)
+from timm_landmark.runs.checkpoints import best_checkpoint, checkpoint_epoch, load_model_weights, settle
+from timm_landmark.runs.folder import best_epoch, read_summary, tidy_summary, update_info
+from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.utils.errors import UserError
 
 HEADER = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n"
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from train_data import make_data
 
 import timm_landmark  # noqa: F401
-from timm_landmark import init_from
-from timm_landmark.errors import UserError
+from timm_landmark.training import init_from
+from timm_landmark.utils.errors import UserError
 
 
 def seeded(name, seed=3, **arguments):
@@ -106,7 +106,7 @@ def test_train_from_timms_weights_over_the_hub(tmp_path):
 
 
 def test_the_papers_comparison_never_uses_it():
-    root = Path(__file__).resolve().parent.parent
-    for file in [*(root / "timm_landmark" / "recipes").glob("*.yaml"), root / "benchmarks" / "compare.py"]:
+    root = Path(__file__).resolve().parents[2]
+    for file in [*(root / "timm_landmark" / "training" / "recipes").glob("*.yaml"), root / "benchmarks" / "compare.py"]:
         text = file.read_text()
         assert "init-from" not in text and "init_from" not in text and "initial" not in text

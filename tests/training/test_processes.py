@@ -11,10 +11,11 @@ import torch
 from train_cases import MODEL, SHORT, train_script
 from train_data import make_data
 
-from timm_landmark import processes
 from timm_landmark.data.layout import ClassRow, read_rows
-from timm_landmark.rate_rule import paper_rates
-from timm_landmark.runs import best_epoch, checkpoint_epoch, read_info, read_summary
+from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.runs.folder import best_epoch, read_run_info, read_summary
+from timm_landmark.training import processes
+from timm_landmark.training.rate_rule import paper_rates
 
 pytestmark = [
     pytest.mark.script,
@@ -49,7 +50,7 @@ def finish(process, timeout=120):
 
 
 def here(name):
-    return Path(__file__).with_name(name)
+    return Path(__file__).parents[1] / "helpers" / name
 
 
 def check_rates(run, rates):
@@ -115,7 +116,7 @@ def test_as_many_updates_at_the_rates_that_the_rule_gives(observed):
 
 def test_what_the_run_says_of_its_processes(observed):
     run, alone, *_ = observed
-    info = read_info(run)
+    info = read_run_info(run)
     assert (info["processes"], info["global_batch"], info["batch_per_process"]) == (2, 12, 6)
     assert info["finished"] is True
     assert read_rows(run, ClassRow) == read_rows(alone, ClassRow)
@@ -160,10 +161,10 @@ def test_a_killed_process_ends_the_job_with_a_word_and_resume_goes_on(data, whol
     assert said == [
         "timm-landmark train: error: another process of this run has ended; go on with the same command and --resume"
     ]
-    assert read_info(run)["finished"] is False
+    assert read_run_info(run)["finished"] is False
     code, output = finish(start(["-m", "timm_landmark.cli", *options, "--resume"]))
     assert code == 0, output[-3000:]
-    info = read_info(run)
+    info = read_run_info(run)
     assert info["finished"] is True
     assert info["sessions"][0]["processes"] == 2
     best = best_epoch(read_summary(run))
@@ -190,7 +191,7 @@ def test_two_machines_give_what_two_processes_give_and_one_of_them_writes(data, 
         assert code == 0, output[-3000:]
     (first,) = [folder for folder in folders if any(folder.iterdir())]
     assert (first / "run" / "summary.csv").read_text() == (whole / "summary.csv").read_text()
-    assert read_info(first / "run")["processes"] == 2
+    assert read_run_info(first / "run")["processes"] == 2
 
 
 def free_port():

@@ -8,8 +8,8 @@ import timm.scheduler
 import torch
 from timm.scheduler import PlateauLRScheduler
 
-from timm_landmark.errors import UserError
-from timm_landmark.rate_rule import PaperRate, Steered, installed, paper_rates, seed_epoch
+from timm_landmark.training.rate_rule import PaperRate, Steered, installed, paper_rates, seed_epoch
+from timm_landmark.utils.errors import UserError
 
 EXAMPLE = [50, 60, 58, 59, 60.5, 60.5, 61, 60.9, 61.2, 60]
 

@@ -13,9 +13,9 @@ from torchvision.transforms import functional
 from train_cases import train_script
 
 import timm_landmark  # noqa: F401
-from timm_landmark.engine import StandIn
-from timm_landmark.script import load_script
-from timm_landmark.train import recipe_path
+from timm_landmark.training.stand_in import StandIn
+from timm_landmark.training.timm_script import load_script
+from timm_landmark.training.train import recipe_path
 
 PAPER_MODELS = [
     "resnet50",

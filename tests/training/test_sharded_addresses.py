@@ -7,9 +7,10 @@ from train_cases import train
 
 from timm_landmark.data import address
 from timm_landmark.data.shards import read_shard_info
-from timm_landmark.errors import UserError
-from timm_landmark.evaluate import main as evaluate
-from timm_landmark.runs import load_run, read_args, read_summary
+from timm_landmark.inference.evaluate import main as evaluate
+from timm_landmark.runs.folder import read_args, read_summary
+from timm_landmark.runs.model import load_run
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.full)])

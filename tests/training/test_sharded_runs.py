@@ -7,24 +7,25 @@ import shutil
 import subprocess
 import sys
 
-import collect
-import comparison
 import numpy as np
 import pytest
 import torch
 from sharded_cases import broken, evaluated, folders, no_script, server, shards, trained, trainer  # noqa: F401
 from train_cases import MODEL, SHORT, train, train_script
 
+from benchmarks.comparison import collect
+from benchmarks.comparison import sets as comparison
 from timm_landmark import cli
 from timm_landmark.data import address
 from timm_landmark.data.check import write_sums
 from timm_landmark.data.layout import ManifestRow
 from timm_landmark.data.shards import read_shard_info, write_shard
-from timm_landmark.errors import UserError
-from timm_landmark.evaluate import main as evaluate
-from timm_landmark.evaluate import photo_loader
-from timm_landmark.export import main as export
-from timm_landmark.runs import load_run, read_args, read_info, read_summary
+from timm_landmark.hub.export import main as export
+from timm_landmark.inference.evaluate import main as evaluate
+from timm_landmark.inference.evaluate import photo_loader
+from timm_landmark.runs.folder import read_args, read_run_info, read_summary
+from timm_landmark.runs.model import load_run
+from timm_landmark.utils.errors import UserError
 
 
 def damage(data, how):
@@ -84,7 +85,7 @@ def test_both_forms_give_the_same_batches(folders, shards, trained):
 def test_what_a_run_on_shards_says(trained):
     assert read_args(trained)["dataset"] == "wds/"
     assert [row["epoch"] for row in read_summary(trained)] == [0, 1, 2]
-    assert read_info(trained)["finished"] is True
+    assert read_run_info(trained)["finished"] is True
 
 
 @pytest.mark.script
@@ -158,7 +159,7 @@ def test_evaluate_fails_when_the_count_is_another(broken, trained, folders, tmp_
     edit_info(broken, num_samples=sum(lengths), shard_lengths=[lengths[0] + 1, lengths[1] - 1, *lengths[2:]])
     with pytest.raises(UserError, match=r"test-000000\.tar holds 1 images, _info\.json says 2"):
         evaluate([str(run), "--data", str(broken)])
-    assert read_info(run).get("evaluation") is None
+    assert read_run_info(run).get("evaluation") is None
 
 
 def test_evaluate_counts_every_image_once(broken, trained, tmp_path):

@@ -6,10 +6,11 @@ import yaml
 from train_cases import MODEL, train, train_script
 from train_data import make_data
 
-from timm_landmark.engine import StandIn
-from timm_landmark.errors import UserError
-from timm_landmark.runs import load_model_weights, read_info
-from timm_landmark.script import load_script
+from timm_landmark.runs.checkpoints import load_model_weights
+from timm_landmark.runs.folder import read_run_info
+from timm_landmark.training.stand_in import StandIn
+from timm_landmark.training.timm_script import load_script
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def no_script(monkeypatch, tmp_path):
 def test_it_says_so_on_the_screen_and_in_run_json(data, tmp_path, no_script, capsys):
     assert train(data, tmp_path / "run", "--epochs", 1) == 0
     assert "trained by the built-in stand-in" in capsys.readouterr().out
-    assert read_info(tmp_path / "run")["trainer"]["kind"] == "stand-in"
+    assert read_run_info(tmp_path / "run")["trainer"]["kind"] == "stand-in"
 
 
 def test_it_refuses_what_only_timms_script_has(data, tmp_path, no_script):
@@ -78,7 +79,7 @@ def test_its_summary_and_weights_are_the_scripts(data, tmp_path, script, no_scri
     runs = [tmp_path / "script", tmp_path / "stand-in"]
     assert train(data, runs[0], *options, "--train-script", script, model=model) == 0
     assert train(data, runs[1], *options, model=model) == 0
-    kinds = [read_info(run)["trainer"]["kind"] for run in runs]
+    kinds = [read_run_info(run)["trainer"]["kind"] for run in runs]
     assert kinds == ["timm train.py", "stand-in"]
     assert (runs[0] / "summary.csv").read_text() == (runs[1] / "summary.csv").read_text()
     assert sorted(file.name for file in runs[0].iterdir()) == sorted(file.name for file in runs[1].iterdir())

@@ -15,10 +15,11 @@ import yaml
 from train_cases import train, train_script
 from train_data import make_data
 
-from timm_landmark import cli, script
-from timm_landmark.errors import UserError
-from timm_landmark.runs import read_info
-from timm_landmark.train import main, recipe_path
+from timm_landmark import cli
+from timm_landmark.runs.folder import read_run_info
+from timm_landmark.training import timm_script as script
+from timm_landmark.training.train import main, recipe_path
+from timm_landmark.utils.errors import UserError
 
 CONTENT = b"# create_scheduler_v2, config_parser: as good as timm's for a download\n"
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -87,7 +88,7 @@ def server(monkeypatch):
 
 
 def test_the_listed_sum_is_of_a_script_that_gave_committed_results():
-    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
     runs = [json.loads(file.read_text()) for file in results.glob("*/*/run.json")]
     assert script.SHA256 in {run["trainer"]["script_sha256"] for run in runs}
 
@@ -186,7 +187,7 @@ def test_run_json_names_the_script_that_was_run(tmp_path):
     data = make_data(tmp_path / "data", images=(4, 2, 2), size=32)
     path = train_script()
     assert train(data, tmp_path / "run", "--epochs", 1, "--train-script", path) == 0
-    trainer = read_info(tmp_path / "run")["trainer"]
+    trainer = read_run_info(tmp_path / "run")["trainer"]
     assert trainer["script_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert trainer["script_commit"] == (script.COMMIT if trainer["script_sha256"] == script.SHA256 else None)
     assert trainer["timm"] == timm.__version__

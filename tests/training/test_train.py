@@ -15,12 +15,15 @@ from kill_at import MOMENTS
 from train_cases import MODEL, SHORT, train, train_script
 from train_data import make_data
 
-from timm_landmark import cli, rate_rule, rehearsal, train_checks
+from timm_landmark import cli
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.errors import UserError
-from timm_landmark.rate_rule import paper_rates
-from timm_landmark.runs import best_epoch, checkpoint_epoch, read_args, read_info, read_summary
-from timm_landmark.script import TrainScript
+from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.runs.folder import best_epoch, read_args, read_run_info, read_summary
+from timm_landmark.training import checks as train_checks
+from timm_landmark.training import rate_rule, rehearsal
+from timm_landmark.training.rate_rule import paper_rates
+from timm_landmark.training.timm_script import TrainScript
+from timm_landmark.utils.errors import UserError
 
 EPOCHS = 6
 
@@ -53,7 +56,7 @@ def whole(data, trainer, tmp_path_factory):
 
 def check_finished(run, whole):
     assert (run / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
-    assert read_info(run)["finished"] is True
+    assert read_run_info(run)["finished"] is True
     best = best_epoch(read_summary(run))
     assert checkpoint_epoch(run / "model_best.pth.tar") == checkpoint_epoch(run / f"checkpoint-{best}.pth.tar") == best
     assert checkpoint_epoch(run / "last.pth.tar") == EPOCHS - 1
@@ -84,13 +87,13 @@ def test_a_folder_however_it_is_named(data, trainer, tmp_path, monkeypatch, outp
     before = {path for path in tmp_path.rglob("*") if path.is_dir()} | {run}
     for epochs, resume in ((1, []), (2, ["--resume"])):
         assert train(data, output, "--epochs", epochs, *resume, *trainer) == 0
-    assert read_info(run)["sessions"][0]["from_epoch"] == 1
+    assert read_run_info(run)["sessions"][0]["from_epoch"] == 1
     assert {file.parent for file in tmp_path.rglob("*.*")} == {run}
     assert {path for path in tmp_path.rglob("*") if path.is_dir()} == before
 
 
 def test_what_run_json_says(whole, data):
-    info = read_info(whole)
+    info = read_run_info(whole)
     assert info["model"] == MODEL
     assert (info["seed"], info["img_size"], info["epochs"], info["epochs_finished"]) == (3, 32, EPOCHS, EPOCHS)
     assert (info["global_batch"], info["processes"], info["batch_per_process"]) == (12, 1, 12)
@@ -108,7 +111,7 @@ def test_resumed_after_an_epoch_it_ends_like_an_uninterrupted_run(data, trainer,
     assert train(data, run, "--epochs", stop, *trainer) == 0
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     check_finished(run, whole)
-    assert read_info(run)["sessions"][0]["from_epoch"] == stop
+    assert read_run_info(run)["sessions"][0]["from_epoch"] == stop
     before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     assert "is finished: 6 epochs" in capfd.readouterr().out
@@ -116,7 +119,14 @@ def test_resumed_after_an_epoch_it_ends_like_an_uninterrupted_run(data, trainer,
 
 
 def run_killed(moment, epoch, data, run, *options):
-    command = [sys.executable, str(Path(__file__).with_name("kill_at.py")), moment, str(epoch), "train", MODEL]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "helpers" / "kill_at.py"),
+        moment,
+        str(epoch),
+        "train",
+        MODEL,
+    ]
     command += ["--data", str(data), "--output", str(run), *SHORT, "--epochs", str(EPOCHS), *options]
     return subprocess.run(command, capture_output=True, text=True).returncode
 
@@ -129,7 +139,7 @@ def run_killed(moment, epoch, data, run, *options):
 def test_killed_at_any_moment_it_ends_like_an_uninterrupted_run(data, trainer, whole, tmp_path, moment, epoch):
     run = tmp_path / "run"
     assert run_killed(moment, epoch, data, run, *trainer) == -signal.SIGKILL
-    assert read_info(run)["finished"] is False  # also where the last checkpoint is there: nothing has looked yet
+    assert read_run_info(run)["finished"] is False  # also where the last checkpoint is there: nothing has looked yet
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     check_finished(run, whole)
 
@@ -214,7 +224,7 @@ def test_each_process_takes_its_share_of_the_batch(tmp_path, monkeypatch, proces
     argv = ["train", MODEL, "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
     assert cli.main([*argv, "--train-script", str(train_script())]) == 130  # nothing was trained
     assert given[-2:] == ["--batch-size", str(share)]
-    info = read_info(tmp_path / "run")
+    info = read_run_info(tmp_path / "run")
     assert (info["global_batch"], info["processes"], info["batch_per_process"]) == (64, processes, share)
 
 
@@ -267,7 +277,7 @@ def test_timms_scheduler_steers_where_it_is_named(data, tmp_path):
     run, again = tmp_path / "run", tmp_path / "again"
     assert train(data, run, *options, *script) == 0
     assert [row["lr"] for row in read_summary(run)] == pytest.approx([0.02, 0.002, 0.0002])
-    assert read_info(run)["rate_rule"] == "timm step"
+    assert read_run_info(run)["rate_rule"] == "timm step"
     shutil.copytree(run, again)
     with pytest.raises(UserError, match="epochs"):  # timm's schedules depend on the length
         train(data, again, *options, "--epochs", 4, "--resume", *script)
@@ -280,7 +290,7 @@ def test_a_recipe_of_ones_own(data, tmp_path):
     run = tmp_path / "run"
     assert train(data, run, "-c", recipe, "--epochs", 2, "--train-script", train_script()) == 0
     assert read_args(run)["opt"] == "sgd"
-    assert read_info(run)["rate_rule"] == "timm cosine"
+    assert read_run_info(run)["rate_rule"] == "timm cosine"
     assert read_summary(run)[1]["lr"] == pytest.approx(0.01)
 
 

@@ -9,7 +9,7 @@ import timm.scheduler
 from train_cases import train, train_script
 from train_data import make_data
 
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

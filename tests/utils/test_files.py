@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from timm_landmark.files import write_atomic
+from timm_landmark.utils.files import write_atomic
 
 
 def test_what_is_flushed_could_be_written(tmp_path, monkeypatch):

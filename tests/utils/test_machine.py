@@ -10,8 +10,8 @@ import pytest
 from train_cases import train
 from train_data import make_data
 
-from timm_landmark.machine import ROOT, project_commit
-from timm_landmark.runs import read_info
+from timm_landmark.runs.folder import read_run_info
+from timm_landmark.utils.machine import ROOT, project_commit
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git on this machine")
 IDENTITY = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "-c", "init.defaultBranch=main"]
@@ -93,7 +93,7 @@ def test_run_json_records_it_when_a_run_starts_and_when_it_goes_on(tmp_path):
     data, run = make_data(tmp_path / "data", images=(4, 2, 2), size=32), tmp_path / "run"
     assert train(data, run, "--epochs", 1) == 0
     assert train(data, run, "--epochs", 2, "--resume") == 0
-    info = read_info(run)
+    info = read_run_info(run)
     assert info["project"] == info["sessions"][0]["project"] == project_commit()
     if (ROOT / ".git").exists() and shutil.which("git"):
         assert info["project"]["commit"] == git(ROOT, "rev-parse", "HEAD")
@@ -106,4 +106,4 @@ def test_a_run_starts_without_git(tmp_path):
     command += ["--epochs", "1", "--img-size", "32", "--workers", "0", "-b", "12", "--device", "cpu"]
     done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert read_info(run)["project"] is None or not (ROOT / ".git").exists()
+    assert read_run_info(run)["project"] is None or not (ROOT / ".git").exists()

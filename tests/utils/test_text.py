@@ -9,9 +9,9 @@ import pytest
 from prepare_helpers import command, small_source
 
 from timm_landmark import cli
-from timm_landmark.text import escaped, markdown, printable, say
+from timm_landmark.utils.text import escaped, markdown, printable, say
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b]0;title\x07 \x9b2J \u202egnirts\u2028 \u200b\r\n"
 
 
@@ -54,7 +54,7 @@ def test_nothing_else_in_the_package_writes_to_a_terminal():
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if called in ("print", "sys.stdout.write", "sys.stderr.write", "tqdm.write", "progress.write", "bar.write"):
                 found.append(f"{file.relative_to(ROOT).as_posix()}: {called}")
-    assert found == ["timm_landmark/text.py: print"]
+    assert found == ["timm_landmark/utils/text.py: print"]
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

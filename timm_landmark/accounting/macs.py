@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_landmark.errors import UserError
+from timm_landmark.accounting.operators import operator_handles
 from timm_landmark.layers import ChannelAttention2d, attention_path
-from timm_landmark.operators import operator_handles
+from timm_landmark.utils.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def count_model(name: str, img_size: int | None = None) -> ModelCount:
             by_torch = count_macs_by_torch(model, x)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
-            f"{name} cannot take images of {x.shape[-1]} pixels ({str(error).splitlines()[0][:120]}); give an "
+            f"{name} cannot take images of {x.shape[-1]} pixels ({first_line(error, 120)}); give an "
             "--img-size that it takes, or none for its own"
         ) from None
     params, without_classifier = count_parameters(model)
@@ -205,7 +205,7 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
     try:
         model = timm.create_model(name).eval().requires_grad_(False)
     except (RuntimeError, TypeError) as error:  # an unknown tag, or a model that needs arguments
-        raise UserError(f"{name} cannot be built ({str(error).splitlines()[0][:120]}); give another name") from None
+        raise UserError(f"{name} cannot be built ({first_line(error, 120)}); give another name") from None
     channels, height, _ = model.default_cfg["input_size"]
     size = img_size or height
     if size != height and hasattr(model, "set_input_size"):

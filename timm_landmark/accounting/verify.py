@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_landmark.claims import CLAIMS, PAPER_UNITS, Verdict, judge_all, paper_table_1, ratios
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_json
-from timm_landmark.text import say
-from timm_landmark.train_checks import Parser
+from timm_landmark.accounting.claims import CLAIMS, PAPER_UNITS, Verdict, judge_all, paper_table_1, ratios
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_json
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import say
 
 HERE = Path(__file__).parent
 STATED_COUNTS = HERE / "stated_counts.json"  # what the repository states; written by --write-stated
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count_named(args: argparse.Namespace) -> int:
-    from timm_landmark.accounting import count_model
+    from timm_landmark.accounting.macs import count_model
 
     rows = [count_model(name, args.img_size).as_dict() for name in args.models]
     say(*(_json_lines({"models": rows}) if args.json else _model_lines(rows)))
@@ -74,7 +74,7 @@ def _count_named(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     say("counting eight models at 224 pixels ...", file=sys.stderr)
-    from timm_landmark import paper_counts
+    from timm_landmark.accounting.macs import units as paper_counts
 
     counts = paper_counts.paper_counts()
     if args.write_stated:
@@ -97,10 +97,10 @@ def run_checks(counts: dict[str, Any], stated: dict[str, Any]) -> list[Check]:
     """All equalities: the paper's units and Table 1, closed formulas, torch's own counter, what is stated.
 
     Args:
-        counts: What :func:`timm_landmark.paper_counts.paper_counts` gives.
+        counts: What :func:`timm_landmark.accounting.units.paper_counts` gives.
         stated: The same as committed; a count that is not in it counts as a difference.
     """
-    from timm_landmark.paper_counts import LAYERS, closed_form
+    from timm_landmark.accounting.units import LAYERS, closed_form
 
     models = counts["models"]
     checks = [Check(f"unit of {name}, as in 3.2.4", counts["units"][name], n) for name, n in PAPER_UNITS.items()]
@@ -140,7 +140,7 @@ def judge(counts: dict[str, Any], runs: dict[str, Any]) -> dict[int, Verdict]:
 
 
 def _as_json(counts: dict[str, Any], checks: Sequence[Check], verdicts: dict[int, Verdict]) -> dict[str, Any]:
-    from timm_landmark.machine import machine_info
+    from timm_landmark.utils.machine import machine_info
 
     return {
         **counts,

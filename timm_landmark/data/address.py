@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
-from timm_landmark.errors import UserError
-from timm_landmark.text import printable, say
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.text import printable, say
 
 TIMEOUT = 60.0  # seconds without a byte
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further attempt

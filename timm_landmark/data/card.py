@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import median
 
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, csv_line, read_info, read_rows
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, csv_line, read_dataset_info, read_rows
 from timm_landmark.data.shards import in_shards
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic
-from timm_landmark.text import markdown
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic
+from timm_landmark.utils.text import markdown
 
 ATTRIBUTION = "attribution.csv"
 CARD = "README.md"
@@ -84,13 +84,13 @@ def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    info = read_info(data)
+    info = read_dataset_info(data)
     classes, rejects = read_rows(data, ClassRow), read_rows(data, RejectRow)
     images = len(read_rows(data, ManifestRow))
     licences = _licences(data)
     release = str(info["release"])
     environment = Environment(loader=PackageLoader("timm_landmark.data", "."), undefined=StrictUndefined)
-    text = environment.get_template(f"{CARD}.j2").render(
+    text = environment.get_template("card.md.jinja").render(
         info=info,
         release=release,
         classes=classes,

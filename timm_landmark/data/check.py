@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from timm_landmark.data.address import Place
-from timm_landmark.data.layout import FILES, SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, read_info, read_rows
+from timm_landmark.data.layout import (
+    FILES,
+    SPLITS,
+    ClassRow,
+    ManifestRow,
+    RejectRow,
+    data_digest,
+    read_dataset_info,
+    read_rows,
+)
 from timm_landmark.data.shards import INFO, in_shards, read_shard, read_shard_info, sample_key
-from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_atomic
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import sha256_file, write_atomic
 
 SUMS = "sha256sums.txt"
 _Result = TypeVar("_Result")
@@ -69,7 +78,7 @@ def check_dataset(data: Path) -> list[str]:
         UserError: If ``data`` is not a prepared data set at all.
     """
     data = Path(data)
-    info = read_info(data)
+    info = read_dataset_info(data)
     problems: list[str] = []
     sums = _or_problem(problems, lambda: read_sums(data)) or {}
     if sums:

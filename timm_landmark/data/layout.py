@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timm_landmark.data.address import Place
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic
 
 SPLITS = ("train", "validation", "test")
 
@@ -143,7 +143,7 @@ def _parse(row_type: type[Row], line: Sequence[str]) -> Row:
     )
 
 
-def read_info(data: Place) -> dict[str, Any]:
+def read_dataset_info(data: Place) -> dict[str, Any]:
     """Reads dataset.json.
 
     Raises:

@@ -3,8 +3,8 @@
 timm's reader logs a warning for what it cannot read and fills the epoch with other images. :func:`installed` puts
 :class:`ShardReader` in its place in ``timm.data`` while a trainer runs, timm's script or the stand-in. The shares of
 the processes, the shuffling and the length of an epoch remain timm's; the bytes of a shard are read here, compared with
-sha256sums.txt and counted. It is one of three hooks into timm's script, beside those of :mod:`timm_landmark.rate_rule`
-and :mod:`timm_landmark.processes`.
+sha256sums.txt and counted. It is one of three hooks into timm's script, beside those of
+:mod:`timm_landmark.training.rate_rule` and :mod:`timm_landmark.training.processes`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from timm_landmark.data.address import Address, Place, place
 from timm_landmark.data.check import read_sums
 from timm_landmark.data.layout import ClassRow
 from timm_landmark.data.shards import INFO, read_samples, read_shard_info
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 NAME = "wds/"  # timm's --dataset
 VALIDATION_WORKERS = 2  # most that timm's script takes for shards where several processes train

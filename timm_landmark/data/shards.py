@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from timm_landmark.data.address import Address, Place
 from timm_landmark.data.layout import SPLITS, ManifestRow
-from timm_landmark.errors import UserError
-from timm_landmark.files import atomic_path, write_json
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import atomic_path, write_json
 
 INFO = "_info.json"
 SHARD_IMAGES = 500  # at most: about 20 MB

@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from timm_landmark.data.layout import ClassRow, ManifestRow, RejectRow
-from timm_landmark.files import atomic_path
-from timm_landmark.text import printable
+from timm_landmark.utils.files import atomic_path
+from timm_landmark.utils.text import printable
 
 TILE, GAP, LINE, COLUMNS = 112, 4, 16, 8
 MOST_ROWS = 40

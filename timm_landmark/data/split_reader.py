@@ -8,9 +8,9 @@ from PIL import Image
 
 from timm_landmark.data.address import Place
 from timm_landmark.data.check import read_sums, stored_name
-from timm_landmark.data.layout import ClassRow, ManifestRow, read_info, read_rows
+from timm_landmark.data.layout import ClassRow, ManifestRow, read_dataset_info, read_rows
 from timm_landmark.data.shards import INFO, in_shards, read_samples, read_shard_info, sample_key, stored_order
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -38,7 +38,7 @@ class SplitReader:
     def __init__(self, data: Place, split: str, batch_size: int, mode: str = "RGB") -> None:
         self.data, self.split, self.mode = data, split, mode
         rows = [row for row in read_rows(data, ManifestRow) if row.split == split]
-        self.rows = stored_order(rows, read_info(data).get("seed", 0))
+        self.rows = stored_order(rows, read_dataset_info(data).get("seed", 0))
         if not rows:
             raise UserError(f"{data}: manifest.csv has no images in {split}; prepare the set again")
         self._batch_size = batch_size

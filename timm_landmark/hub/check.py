@@ -11,12 +11,12 @@ from pathlib import Path
 
 from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
 from timm_landmark.data.layout import FILES, ClassRow, read_rows
-from timm_landmark.errors import UserError
-from timm_landmark.hub import PREFIX, fetch, read_tensors
-from timm_landmark.hub_config import id_and_name, read_config
-from timm_landmark.hub_errors import CONFIG, WEIGHTS, split_revision
-from timm_landmark.text import printable, say
-from timm_landmark.train_checks import Parser
+from timm_landmark.hub.config import id_and_name, read_config
+from timm_landmark.hub.exported import PREFIX, fetch, read_tensors
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS, split_revision
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import printable, say
 
 VECTORS, CARD = "test_vectors.safetensors", "README.md"
 HUB_FILES = {".gitattributes"}  # which the Hub puts into every repository
@@ -172,7 +172,7 @@ def _module_path(folder: Path) -> list[str]:
 
 
 def _card(source: str, folder: Path) -> Iterator[str]:
-    from timm_landmark.model_card import metrics, run_metrics
+    from timm_landmark.hub.model_card import metrics, run_metrics
 
     try:
         stated = metrics((folder / CARD).read_text(encoding="utf-8"))

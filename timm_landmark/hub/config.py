@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from timm_landmark.data.layout import ClassRow
-from timm_landmark.errors import UserError
-from timm_landmark.hub_errors import CONFIG
-from timm_landmark.text import printable
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_errors import CONFIG
+from timm_landmark.utils.text import printable
 
 MOST_PIXELS = 2048  # a side of the picture before its centre crop; timm's own models stay below 1200
 MOST_CLASSES = 1_000_000  # Google Landmarks v2 has 203,094

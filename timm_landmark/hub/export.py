@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from timm_landmark.data.address import place
 from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic, write_json
-from timm_landmark.hub_config import class_names
-from timm_landmark.hub_errors import CONFIG, WEIGHTS
-from timm_landmark.model_card import Measured, data_facts, evaluations, render_card
-from timm_landmark.runs import Run, load_run, load_run_model
-from timm_landmark.text import printable, say
-from timm_landmark.train_checks import Parser
+from timm_landmark.hub.config import class_names
+from timm_landmark.hub.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.runs.model import Run, load_run, load_run_model
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic, write_json
+from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import printable, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     with new_folder(options.output, options.overwrite) as folder:
         export_run(run, folder, name, options.dtype, options.license)
         if options.onnx:
-            from timm_landmark.export_onnx import export_onnx
+            from timm_landmark.hub.onnx import export_onnx
 
             difference = export_onnx(folder, ONNX_TOLERANCE)
             say(f"{ONNX}: onnxruntime and timm agree within {difference:.1e} (allowed: {ONNX_TOLERANCE:.0e})")
@@ -162,7 +162,7 @@ def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> N
     """Writes everything but ONNX and the sums into an empty ``folder``.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
         folder: An empty folder.
         name: ``ARCHITECTURE.TAG``.
         dtype: ``fp32`` or ``fp16``, the type of the stored weights.
@@ -252,7 +252,7 @@ def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, 
 def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Measured:
     import torch
 
-    from timm_landmark.accounting import count_macs
+    from timm_landmark.accounting.macs import count_macs
     from timm_landmark.layers import ChannelAttention2d, force_path
 
     with force_path("plain"):

@@ -8,11 +8,11 @@ FOLDER/sha256sums.txt             of all the others
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_landmark.errors import UserError
-from timm_landmark.hub_cache import drop, is_sound
-from timm_landmark.hub_config import ModelConfig, read_config
-from timm_landmark.hub_errors import CONFIG, WEIGHTS, explain, split_revision
-from timm_landmark.text import printable
+from timm_landmark.hub.config import ModelConfig, read_config
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_cache import drop, is_sound
+from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS, explain, split_revision
+from timm_landmark.utils.text import printable
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,9 @@ from typing import Any
 
 from timm_landmark.data.card import rights
 from timm_landmark.data.layout import SPLITS, ClassRow
-from timm_landmark.runs import Run, best_epoch, read_summary
-from timm_landmark.text import markdown, printable
+from timm_landmark.runs.folder import best_epoch, read_summary
+from timm_landmark.runs.model import Run
+from timm_landmark.utils.text import markdown, printable
 
 PAPER = (
     "Huang, Li, Cai: 预激活与自注意力机制在图像分类中的应用 (Pre-activation and self-attention in image "
@@ -40,7 +41,7 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
     """The README.md of an exported run.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
         name: ``architecture.tag``.
         classes: The run's classes in the order of the outputs.
         measured: What was counted on the model.
@@ -49,7 +50,7 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("timm_landmark", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("timm_landmark.hub", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.globals.update(millions=lambda n: f"{n / 1e6:.2f}", billions=lambda n: f"{n / 1e9:.3f}")
     data = data_facts(run, classes)
@@ -211,11 +212,11 @@ def _start(info: dict[str, Any]) -> str | None:
 
 def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
     """What may be said of the training data: from its own dataset.json where that data set is at hand."""
-    from timm_landmark.data.layout import data_digest, read_info
+    from timm_landmark.data.layout import data_digest, read_dataset_info
 
     release, digest = "", run.info.get("data_digest")
     if run.data is not None and data_digest(run.data) == digest:
-        release = printable(str(read_info(run.data).get("release") or ""), 80)
+        release = printable(str(read_dataset_info(run.data).get("release") or ""), 80)
     known = rights(release)
     drawn = "The pictures were drawn by code; nobody else has rights in them." if release == "synthetic" else None
     title = "procedural landmarks" if drawn else release or "a prepared data set"

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 
 def export_onnx(folder: Path, tolerance: float) -> float:
@@ -26,7 +26,7 @@ def export_onnx(folder: Path, tolerance: float) -> float:
         raise UserError(f"--onnx needs the package {error.name}: pip install 'timm-landmark[export]'") from None
     import torch
 
-    from timm_landmark.hub import load_model, read_tensors
+    from timm_landmark.hub.exported import load_model, read_tensors
 
     model, _ = load_model(str(folder))
     vectors, _ = read_tensors(folder / "test_vectors.safetensors")

@@ -4,14 +4,14 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from timm_landmark.check import CARD, HUB_FILES, check_model
 from timm_landmark.data.check import SUMS, read_sums
-from timm_landmark.errors import UserError
-from timm_landmark.hub_config import ModelConfig, read_config
-from timm_landmark.hub_errors import WEIGHTS, explain
-from timm_landmark.model_card import with_repository
-from timm_landmark.text import printable, say
-from timm_landmark.train_checks import Parser
+from timm_landmark.hub.check import CARD, HUB_FILES, check_model
+from timm_landmark.hub.config import ModelConfig, read_config
+from timm_landmark.hub.model_card import with_repository
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_errors import WEIGHTS, explain
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import printable, say
 
 NO_TOKEN = (
     "there is no token for the Hub: make one that may write at https://huggingface.co/settings/tokens, then run "

@@ -3,23 +3,28 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timm_landmark import train_checks as checks
-from timm_landmark.answers import probabilities
 from timm_landmark.data.address import Place, place
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, data_digest
 from timm_landmark.data.split_reader import SplitReader
-from timm_landmark.errors import UserError, without_traceback
-from timm_landmark.files import atomic_path, write_atomic
-from timm_landmark.metrics import gap, gap_interval, wilson
-from timm_landmark.runs import Run, checkpoint_epoch, load_run, load_run_model, update_info
-from timm_landmark.text import escaped, printable, say
+from timm_landmark.inference.answers import probabilities
+from timm_landmark.inference.metrics import gap, gap_interval, wilson
+from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.runs.folder import update_info
+from timm_landmark.runs.model import Run, load_run, load_run_model
+from timm_landmark.training import checks as checks
+from timm_landmark.training.loaders import validation_loader
+from timm_landmark.utils.device import check_device, default_device
+from timm_landmark.utils.errors import UserError, without_traceback
+from timm_landmark.utils.files import atomic_path, write_atomic
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import escaped, printable, say
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +51,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: If the run, its checkpoint or the data set is missing, or they do not fit each other.
     """
-    parser = checks.Parser(
+    parser = Parser(
         prog="timm-landmark evaluate",
         description=(
             "Top-1, top-5 and GAP, and top-1 per class, each with a 95 % interval, of the checkpoint that was "
@@ -70,10 +75,9 @@ def main(argv: list[str]) -> int:
     for name, least in (("batch_size", 1), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
-    import torch
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    checks.check_device(device)
+    device = options.device or default_device()
+    check_device(device)
     run = load_run(options.run)
     data = options.data or run.data
     if data is None:
@@ -95,24 +99,6 @@ def main(argv: list[str]) -> int:
     update_info(run.path, evaluation={**run.info.get("evaluation", {}), options.split: result})
     _print(run, result)
     return 0
-
-
-def validation_loader(
-    dataset: Any, config: Mapping[str, Any], batch_size: int, workers: int, device: "torch.device"
-) -> Iterable[tuple["torch.Tensor", "torch.Tensor"]]:
-    """The loader with timm's transform for validation: one for the trainer's stand-in and for every evaluation.
-
-    Args:
-        dataset: Gives images and labels; timm sets its ``transform``.
-        config: Holds input_size, mean, std, interpolation and crop_pct, as timm's data config does.
-        batch_size: Images a step.
-        workers: Loading processes beside this one.
-        device: Where the batches are wanted.
-    """
-    from timm.data import create_loader
-
-    transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
-    return create_loader(dataset, batch_size=batch_size, num_workers=workers, device=device, **transform)
 
 
 def photo_loader(
@@ -143,7 +129,7 @@ def predict_split(
     """Passes every image of a split through the run's best checkpoint, prepared as it was for validation.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.load_run` gives it.
+        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
         data: A prepared data set with the run's classes.
         split: ``train``, ``validation`` or ``test``.
         device: Where to compute.

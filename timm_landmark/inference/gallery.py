@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from timm_landmark.errors import UserError
-from timm_landmark.files import atomic_path
-from timm_landmark.metrics import wilson
-from timm_landmark.text import escaped, printable
-
-if TYPE_CHECKING:
-    from timm_landmark.predict import Answer, Label
+from timm_landmark.inference.answers import Answer, Label
+from timm_landmark.inference.metrics import wilson
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import atomic_path
+from timm_landmark.utils.text import escaped, printable
 
 MOST_SHOWN = 3000  # photos with a picture, about 20 MB; of more, the counts and the confusions are still of all
 MOST_CONFUSIONS = 50
@@ -35,14 +32,14 @@ class Card:
 class Gallery:
     """Collects answers as they come and writes the page at the end."""
 
-    def __init__(self, title: str, labels: Sequence["Label"]) -> None:
+    def __init__(self, title: str, labels: Sequence[Label]) -> None:
         self._title, self._labels = title, labels
         self._cards: list[Card] = []
         self._problems: list[tuple[str, str]] = []
         self._states: Counter[str] = Counter()
         self._confusions: Counter[tuple[str, str]] = Counter()
 
-    def add(self, answer: "Answer") -> None:
+    def add(self, answer: Answer) -> None:
         """Takes one answer; its picture is kept as a small JPEG for the first 3000."""
         if answer.photo.problem:
             self._problems.append((escaped(answer.photo.path), printable(answer.photo.problem)))
@@ -77,7 +74,7 @@ class Gallery:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
-            loader=PackageLoader("timm_landmark", "templates"),
+            loader=PackageLoader("timm_landmark.inference", "."),
             undefined=StrictUndefined,
             autoescape=True,
             trim_blocks=True,
@@ -114,7 +111,7 @@ def check_page(path: Path) -> None:
         raise UserError(f"--gallery {path}: give a file in a folder that exists")
 
 
-def _data_uri(answer: "Answer") -> str:
+def _data_uri(answer: Answer) -> str:
     buffer = io.BytesIO()
     answer.photo.thumbnail.save(buffer, "JPEG", quality=72, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

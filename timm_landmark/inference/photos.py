@@ -12,7 +12,7 @@ from PIL import Image
 
 from timm_landmark.data.images import RejectedImage, decode_rgb, resize
 from timm_landmark.data.layout import FILES, SPLITS, ClassRow, read_rows
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 # what a folder is searched for; a file that is named itself is tried whatever its name, as its bytes decide
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}

@@ -12,29 +12,22 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image
 
-from timm_landmark.answers import probabilities
 from timm_landmark.data.images import settle_process
 from timm_landmark.data.layout import ClassRow, read_rows
-from timm_landmark.errors import UserError
-from timm_landmark.gallery import check_page
-from timm_landmark.hub_config import id_and_name
-from timm_landmark.photos import STORED, Photo, find_photos, read_photos, squashed, true_class
-from timm_landmark.text import escaped, printable, say
-from timm_landmark.train_checks import Parser, check_device
+from timm_landmark.hub.config import id_and_name
+from timm_landmark.inference.answers import Answer, Guess, Label, probabilities
+from timm_landmark.inference.gallery import check_page
+from timm_landmark.inference.photos import STORED, Photo, find_photos, read_photos, squashed, true_class
+from timm_landmark.utils.device import check_device, default_device
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import escaped, printable, say
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 HUB = "hf-hub:"
-
-
-@dataclass(frozen=True)
-class Label:
-    """A class as a person knows it: the landmark's id and its name."""
-
-    landmark_id: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -52,27 +45,6 @@ class Namer:
         """The photo as the model takes it, shape (channels, P, P)."""
         image = squashed(image, self.side)
         return self.transform(image if image.mode == self.mode else image.convert(self.mode))
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class index and its probability."""
-
-    index: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One photo's guesses, the likeliest first, or the ``problem``; ``truth`` where the photo's place tells it.
-
-    ``known`` is False where the photo's true class is none of the model's.
-    """
-
-    photo: Photo
-    guesses: tuple[Guess, ...] = ()
-    truth: Label | None = None
-    known: bool = True
 
 
 def main(argv: list[str]) -> int:
@@ -126,10 +98,10 @@ def load_namer(source: str, device: str | None = None) -> Namer:
     """
     from timm.data import create_transform
 
-    device = device or best_device()
+    device = device or default_device()
     check_device(device)
     if source.startswith(HUB) or (Path(source) / "config.json").is_file():
-        from timm_landmark.hub import load_model
+        from timm_landmark.hub.exported import load_model
 
         model, config = load_model(source)
         if not config.num_classes:
@@ -140,7 +112,7 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         labels = [Label(*pair) for pair in zip(config.landmark_ids, config.names, strict=True)]
         settings = config.transform
     elif (Path(source) / "run.json").is_file():
-        from timm_landmark.runs import load_run, load_run_model
+        from timm_landmark.runs.model import load_run, load_run_model
 
         run = load_run(Path(source))
         labels = [class_label(row) for row in read_rows(run.path, ClassRow)]
@@ -170,15 +142,6 @@ def class_label(row: ClassRow) -> Label:
     return Label(*id_and_name(row))
 
 
-def best_device() -> str:
-    """``cuda`` where there is one, else ``mps``, else ``cpu``."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def name_photos(
     namer: Namer, paths: Iterable[Path], top: int = 5, batch_size: int = 32, workers: int = 4, thumbnails: bool = False
 ) -> Iterator[Answer]:
@@ -200,7 +163,7 @@ def name_photos(
     Raises:
         UserError: If an answer is not finite.
     """
-    from timm_landmark.gallery import MOST_SHOWN
+    from timm_landmark.inference.gallery import MOST_SHOWN
 
     shown = MOST_SHOWN if thumbnails else 0
     photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size)
@@ -238,7 +201,7 @@ def _tell(namer: Namer, answers: Iterable[Answer], total: int, form: str, galler
     """Prints each answer as it comes; problems go to the error stream, with a count at the end."""
     from tqdm import tqdm
 
-    from timm_landmark.gallery import Gallery
+    from timm_landmark.inference.gallery import Gallery
 
     page = Gallery(namer.title, namer.labels) if gallery else None
     render = {"table": render_table, "csv": render_csv, "json": render_json}[form]

@@ -13,7 +13,6 @@ from timm.models import register_notrace_function
 from torch import nn
 
 from timm_landmark.layers.attention_path import choose_path, is_forced
-from timm_landmark.layers.channel_attend import channel_attend, compute_dtype
 from timm_landmark.layers.folded_output import (
     can_fold,
     differentiates_forward,
@@ -22,6 +21,7 @@ from timm_landmark.layers.folded_output import (
     in_autocast,
 )
 from timm_landmark.layers.graph_attention import graph_attend
+from timm_landmark.layers.streamed_attention import channel_attend, compute_dtype
 
 
 def channel_attention_reference(

@@ -14,7 +14,7 @@ import torch
 import torch.fx
 from torch import nn
 
-from timm_landmark.layers.channel_attend import compute_dtype
+from timm_landmark.layers.streamed_attention import compute_dtype
 
 
 def can_fold(x: torch.Tensor, norm: nn.Module) -> bool:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from timm_landmark.data.address import Place
-from timm_landmark.data.layout import ClassRow, read_info, read_rows
+from timm_landmark.data.layout import ClassRow, read_dataset_info, read_rows
 from timm_landmark.data.shards import in_shards, read_shard_info
-from timm_landmark.errors import UserError
-from timm_landmark.runs import read_args
-from timm_landmark.runs import read_info as read_run_info
+from timm_landmark.runs.folder import read_args, read_run_info
+from timm_landmark.utils.errors import UserError
 
 UNSET = object()
 OWNED = {  # the verb sets these itself
@@ -47,18 +46,6 @@ FREE_ON_RESUME = {  # may differ from the options a run was started with: none o
     *("recovery_interval", "save_images", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id", "stop_epoch"),
     *("pretrained", "pretrained_path", "initial_checkpoint", "synchronize_step"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaint is a UserError: one line, no usage in front of it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the complaint.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str], trainer: str) -> dict[str, Any]:
@@ -178,20 +165,6 @@ def check_values(args: argparse.Namespace, usual: dict[str, Any], paper: bool) -
             )
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that torch does not know, that is not there or that cannot compute.
-
-    Raises:
-        UserError: Naming ``--device``.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()
-    except Exception as error:  # torch's devices fail in many ways
-        raise UserError(f"--device {device}: not available ({_first(error)}); give --device cpu") from None
-
-
 def check_data(data: Place) -> list[ClassRow]:
     """Reads the classes of a prepared data set and sees that its class map agrees.
 
@@ -200,7 +173,7 @@ def check_data(data: Place) -> list[ClassRow]:
     """
     if isinstance(data, Path) and not data.is_dir():
         raise UserError(f"--data {data}: no such folder; make one with `timm-landmark prepare` or `synthesize`")
-    read_info(data)
+    read_dataset_info(data)
     classes = read_rows(data, ClassRow)
     try:
         folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
@@ -310,7 +283,3 @@ def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], cl
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

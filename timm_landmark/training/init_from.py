@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.errors import UserError
-from timm_landmark.files import atomic_path
-from timm_landmark.hub import PREFIX, load_model
-from timm_landmark.hub_errors import WEIGHTS, explain
-from timm_landmark.runs import load_model_weights
-from timm_landmark.text import say
+from timm_landmark.hub.exported import PREFIX, load_model
+from timm_landmark.runs.checkpoints import load_model_weights
+from timm_landmark.runs.model import build_model
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import atomic_path
+from timm_landmark.utils.hub_errors import WEIGHTS, explain
+from timm_landmark.utils.text import say
 
 if TYPE_CHECKING:
     import torch
@@ -116,19 +117,12 @@ def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, 
     Raises:
         UserError: If the source cannot be had or shares nothing.
     """
-    import timm
     import torch
     from safetensors.torch import save_file
 
     weights = source_weights(source)
     torch.manual_seed(args.seed)
-    model = timm.create_model(
-        args.model,
-        num_classes=args.num_classes,
-        in_chans=getattr(args, "in_chans", None),
-        global_pool=getattr(args, "gp", None),
-        **(getattr(args, "model_kwargs", None) or {}),
-    )
+    model = build_model(vars(args))
     copied = copy_equal(model, weights, source)
     with atomic_path(path) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)

@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import parallel
 
-from timm_landmark.text import say
+from timm_landmark.utils.text import say
 
 
 @contextmanager

@@ -27,9 +27,9 @@ import timm.scheduler
 import torch
 from timm.scheduler.scheduler import Scheduler
 
-from timm_landmark.errors import UserError
-from timm_landmark.runs import read_summary, tidy_summary
-from timm_landmark.text import say
+from timm_landmark.runs.folder import read_summary, tidy_summary
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.text import say
 
 REPORT_SECONDS = 30.0
 

@@ -22,8 +22,8 @@ import torch
 import yaml
 from PIL import Image
 
-from timm_landmark.errors import UserError
-from timm_landmark.rate_rule import Steered, installed
+from timm_landmark.training.rate_rule import Steered, installed
+from timm_landmark.utils.errors import UserError
 
 IMAGES = 3  # enough for a batch of two, which mixup needs, or of an odd number, which it refuses
 OF_THE_VERB = ("model", "data_dir", "class_map", "num_classes", "output", "experiment")  # no options of the user's

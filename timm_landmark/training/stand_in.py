@@ -23,12 +23,13 @@ from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import AverageMeter, CheckpointSaver, ParseKwargs, accuracy, random_seed, update_summary
 from torch import nn
 
-from timm_landmark.evaluate import validation_loader
-from timm_landmark.train_checks import Parser
+from timm_landmark.runs.model import build_model
+from timm_landmark.training.loaders import validation_loader
+from timm_landmark.utils.parser import Parser
 
 
 class StandIn:
-    """Takes the place of :class:`timm_landmark.script.TrainScript`."""
+    """Takes the place of :class:`timm_landmark.training.timm_script.TrainScript`."""
 
     title = "the built-in stand-in (timm's train.py is not at hand: --train-script or --fetch-script)"
 
@@ -111,13 +112,7 @@ def _train(args: argparse.Namespace) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     random_seed(args.seed, 0)
-    model = timm.create_model(
-        args.model,
-        num_classes=args.num_classes,
-        drop_rate=args.drop,
-        checkpoint_path=args.initial_checkpoint,
-        **args.model_kwargs,
-    ).to(device)
+    model = build_model(vars(args), drop_rate=args.drop, checkpoint_path=args.initial_checkpoint).to(device)
     train_loader, eval_loader = _loaders(args, model, device)
     loss = LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
     task = ClassificationTask(model, criterion=loss.to(device), device=device, verbose=False)

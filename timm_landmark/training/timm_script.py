@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm_landmark.errors import UserError
-from timm_landmark.files import sha256_file, write_atomic
-from timm_landmark.text import say
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import sha256_file, write_atomic
+from timm_landmark.utils.text import say
 
 ENVIRONMENT = "TIMM_TRAIN_SCRIPT"
 BASE_URL = "https://raw.githubusercontent.com/huggingface/pytorch-image-models"

@@ -8,17 +8,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from timm_landmark import init_from
-from timm_landmark import train_checks as checks
 from timm_landmark.data import shard_reader
 from timm_landmark.data.address import place
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
 from timm_landmark.data.shards import in_shards
-from timm_landmark.errors import UserError, without_traceback
-from timm_landmark.machine import machine_info, project_commit
-from timm_landmark.runs import LAST, PARTIAL, checkpoint_epoch, read_info, settle, update_info
-from timm_landmark.script import COMMIT, fetch_script, find_script, load_script
-from timm_landmark.text import say
+from timm_landmark.runs.checkpoints import LAST, PARTIAL, checkpoint_epoch, settle
+from timm_landmark.runs.folder import read_run_info, update_info
+from timm_landmark.training import checks as checks
+from timm_landmark.training import init_from
+from timm_landmark.training.timm_script import COMMIT, fetch_script, find_script, load_script
+from timm_landmark.utils.device import check_device, default_device
+from timm_landmark.utils.errors import UserError, first_line, without_traceback
+from timm_landmark.utils.machine import machine_info, project_commit
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import say
 
 BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
 
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = checks.Parser(
+    parser = Parser(
         prog="timm-landmark train",
         usage="timm-landmark train MODEL --data DATA --output RUN [options] [any option of timm's train.py]",
         description=(
@@ -89,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def recipe_path(model: str) -> Path:
     """The shipped recipe of ``model``; the baseline's for a model outside the paper's seven."""
-    recipes = Path(str(files("timm_landmark"))) / "recipes"
+    recipes = Path(str(files("timm_landmark.training"))) / "recipes"
     path = recipes / f"{model}.yaml"
     return path if path.is_file() else recipes / f"{BASELINE}.yaml"
 
@@ -143,12 +146,12 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
         suspects |= {name: defaults[name] for name in config if own.config and name not in suspects}
         finished = _prepare_folder(own, trainer, args, info, classes, suspects)
         if finished >= args.epochs:
-            if not read_info(own.output).get("finished"):  # killed after the last checkpoint
+            if not read_run_info(own.output).get("finished"):  # killed after the last checkpoint
                 update_info(own.output, epochs_finished=finished, finished=True)
             say(f"{own.output} is finished: {finished} epochs")
             return 0
     elif own.resume:
-        read_info(own.output)  # says if this machine does not see the folder
+        read_run_info(own.output)  # says if this machine does not see the folder
         finished = _finished(own.output)
         if finished >= args.epochs:
             return 0
@@ -166,17 +169,15 @@ def _trainer(given: str | None, processes: int) -> Any:
         return load_script(path)
     if processes > 1:
         raise UserError("several processes need timm's train.py: give --train-script, or fetch it with --fetch-script")
-    from timm_landmark.engine import StandIn
+    from timm_landmark.training.stand_in import StandIn
 
     return StandIn()
 
 
 def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
     """The verb's own options in the words of timm's train script."""
-    import torch
-
-    device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    checks.check_device(device)
+    device = own.device or default_device()
+    check_device(device)
     # shards hold class indices, and timm would look them up among the names of a class map
     dataset, class_map = (shard_reader.NAME, "") if in_shards(own.data) else ("", own.data / "class_map.txt")
     options = [f"--model={model}", f"--data-dir={own.data}", f"--dataset={dataset}", f"--class-map={class_map}"]
@@ -202,13 +203,13 @@ def _prepare_folder(
     suspects: dict[str, Any],
 ) -> int:
     """Checks what is costly to check, settles or makes the run folder, and writes run.json; returns epochs finished."""
-    from timm_landmark.rehearsal import rehearse
+    from timm_landmark.training.rehearsal import rehearse
 
     run = own.output
     if not own.resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"--output {run} exists; give --resume to go on with it, or another folder")
     if own.resume:
-        read_info(run)  # says what is missing
+        read_run_info(run)  # says what is missing
     images = sum(row.train for row in classes)
     if images < info["batch_per_process"] * info["processes"]:
         raise UserError(f"-b {args.batch_size}: {own.data} has only {images} training images; give a smaller batch")
@@ -224,7 +225,7 @@ def _prepare_folder(
     if finished:
         if finished < args.epochs:
             session = {"from_epoch": finished, **{key: info[key] for key in ("trainer", "project", "processes")}}
-            sessions = [*read_info(run).get("sessions", []), session]
+            sessions = [*read_run_info(run).get("sessions", []), session]
             update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
     if own.resume:
@@ -243,10 +244,10 @@ def _prepare_folder(
 def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, rank: int, paper: bool) -> int:
     from timm.utils import is_distributed_env
 
-    from timm_landmark import processes
-    from timm_landmark.rate_rule import installed
+    from timm_landmark.training import processes
+    from timm_landmark.training.rate_rule import installed
 
-    before = read_info(run).get("wall_seconds", 0.0) if rank == 0 else 0.0
+    before = read_run_info(run).get("wall_seconds", 0.0) if rank == 0 else 0.0
     started = time.monotonic()
 
     def after_epoch(finished: int) -> None:
@@ -274,8 +275,7 @@ def _run(trainer: Any, options: list[str], run: Path, args: argparse.Namespace, 
             processes.tell()
             return 1
         if isinstance(error, OSError) or "out of memory" in str(error) or "PytorchStreamWriter" in str(error):
-            message = (str(error).splitlines() or [""])[0]
-            raise UserError(f"{message}; when that is mended, go on with --resume") from error
+            raise UserError(f"{first_line(error)}; when that is mended, go on with --resume") from error
         raise
     if rank != 0:
         return 0

@@ -10,6 +10,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException, width: int = 160) -> str:
+    """The first line of an error's message, cut to ``width`` characters; its type's name where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:width]
+
+
 def without_traceback(error: UserError) -> UserError:
     """The same error without the traceback that torch puts in front of it when it comes from a loading process.
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from timm_landmark.files import sha256_file
-from timm_landmark.hub_errors import split_revision
+from timm_landmark.utils.files import sha256_file
+from timm_landmark.utils.hub_errors import split_revision
 
 
 def cached(repo: str, file: str, cache_dir: str | Path | None = None) -> Path | None:

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError, first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the only files that are ever read to build a model
 UNPUBLISHED = "timm-landmark/"  # the namespace of the registry's own weight sets, none of which is published yet
@@ -130,7 +130,7 @@ def _local(error: BaseException, repo: str, file: str, cache_dir: str | Path | N
 
     place = cache_dir or HF_HUB_CACHE
     if isinstance(error, SafetensorError):
-        return f"{repo}: {file} is damaged ({_line(error)}) and was taken out of the cache; try again, or export anew"
+        return f"{repo}: {file} is damaged ({first_line(error)}) and was removed from the cache; try again"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{repo}: no room for {file} in {place} ({error.strerror}); make room or name another place with cache_dir "
@@ -144,7 +144,3 @@ def _local(error: BaseException, repo: str, file: str, cache_dir: str | Path | N
 def _status(error: BaseException) -> str:
     response = getattr(error, "response", None)
     return f"HTTP {response.status_code}" if response is not None else type(error).__name__
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:160]

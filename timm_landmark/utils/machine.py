@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = "timm_landmark"
-ROOT = Path(__file__).resolve().parent.parent  # of a checkout, or site-packages
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout, or site-packages
 
 
 def machine_info() -> dict[str, object]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from timm_landmark.data.archives import archive_index, walk_tar, walk_zip
+from timm_landmark.data.prepare.archives import archive_index, walk_tar, walk_zip
 from timm_landmark.data.shards import read_shard
-from timm_landmark.errors import UserError
+from timm_landmark.utils.errors import UserError
 
 MORE = 50  # members, than any archive here holds: a walk that goes round does not stall the test
 

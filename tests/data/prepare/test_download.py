@@ -10,8 +10,8 @@ import pytest
 from download_server import QUICK, Server, md5, noise
 from prepare_helpers import finish, start
 
-from timm_landmark.data.download import METADATA, fetch, fetch_metadata, fetch_shards
-from timm_landmark.errors import UserError
+from timm_landmark.data.prepare.download import METADATA, fetch, fetch_metadata, fetch_shards
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture

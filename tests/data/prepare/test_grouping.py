@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from timm_landmark.data import grouping
-from timm_landmark.data.grouping import crossing_groups, describe_groups, group_images, perceptual_hash
+from timm_landmark.data.prepare import grouping
+from timm_landmark.data.prepare.grouping import crossing_groups, describe_groups, group_images, perceptual_hash
 
 
 def distance(one: int, other: int) -> int:

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from timm_landmark.data import metadata as metadata_module
-from timm_landmark.data.metadata import read_folders, read_metadata
-from timm_landmark.data.selection import select
-from timm_landmark.data.split import drawn_count
-from timm_landmark.errors import UserError
+from timm_landmark.data.prepare import metadata as metadata_module
+from timm_landmark.data.prepare.metadata import read_folders, read_metadata
+from timm_landmark.data.prepare.selection import select
+from timm_landmark.data.prepare.split import drawn_count
+from timm_landmark.utils.errors import UserError
 
 
 def pairs(metadata) -> dict[str, str]:

@@ -11,11 +11,11 @@ import pytest
 from prepare_helpers import command, finish, read_csv, small_source, start, start_prepare
 
 from timm_landmark.cli import main
-from timm_landmark.data import pool, prepare, store
-from timm_landmark.data.pool import run_jobs
-from timm_landmark.data.sources import Reader
-from timm_landmark.data.workfolder import WorkFolder
-from timm_landmark.errors import UserError
+from timm_landmark.data.prepare import pool, prepare, store
+from timm_landmark.data.prepare.pool import run_jobs
+from timm_landmark.data.prepare.sources import Reader
+from timm_landmark.data.prepare.workfolder import WorkFolder
+from timm_landmark.utils.errors import UserError
 
 
 def work(job):

@@ -25,7 +25,7 @@ from prepare_helpers import (
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.data.layout import data_digest, read_info
+from timm_landmark.data.layout import data_digest, read_dataset_info
 
 
 def prepare(*arguments: str) -> int:
@@ -57,7 +57,7 @@ def test_what_is_written(data):
     assert counts == {("9", "2", "1")}  # of 12, 9 : 1.5 : 1.5; a tie goes to the first
     with Image.open(next(data.glob("train/*/*.jpg"))) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 256))
-    info = read_info(data)
+    info = read_dataset_info(data)
     assert info["seed"] == 5 and info["arguments"]["split"] == [6, 1, 1] and "Pillow" in info["decoder"]
 
 
@@ -87,7 +87,7 @@ def test_four_tars_give_the_same_bytes_as_the_folder(source, data, tmp_path, mon
 
 def test_shards_have_the_same_manifest_and_digest(source, data, tmp_path):
     assert prepare(*command(*source, tmp_path / "data", "--format", "webdataset")) == 0
-    assert read_info(tmp_path / "data")["digest"] == read_info(data)["digest"]
+    assert read_dataset_info(tmp_path / "data")["digest"] == read_dataset_info(data)["digest"]
     assert (tmp_path / "data/_info.json").exists() and not (tmp_path / "data/train").exists()
     assert check_dataset(tmp_path / "data") == []
 
@@ -103,11 +103,11 @@ def test_the_digest_does_not_tell_where_the_photos_lay(source, data, tmp_path, m
         output = tmp_path / f"from {place.name}"
         assert prepare(*command(source[0], place, output)) == 0
         assert (output / "manifest.csv").read_bytes() != (data / "manifest.csv").read_bytes()
-        assert read_info(output)["digest"] == read_info(data)["digest"]
+        assert read_dataset_info(output)["digest"] == read_dataset_info(data)["digest"]
         assert check_dataset(output) == []
     without = [line.rpartition(",")[0] for line in (data / "manifest.csv").read_text().splitlines()]
     by_hand = hashlib.sha256("".join(f"{line}\n" for line in without).encode()).hexdigest()
-    assert read_info(data)["digest"] == data_digest(data) == by_hand
+    assert read_dataset_info(data)["digest"] == data_digest(data) == by_hand
 
 
 def test_more_photos_of_one_class_do_not_reshuffle_another(source, data, tmp_path):
@@ -168,7 +168,7 @@ def test_near_duplicates_stay_on_one_side_and_are_counted(tmp_path):
         splits = {row["image_id"]: row["split"] for row in read_csv(tmp_path / by / "manifest.csv")}
         torn[by] = sum(len({splits[image_id(3 * view + k)] for k in range(3)}) > 1 for view in range(20))
     assert torn["group"] == 0 < torn["image"]
-    assert read_info(tmp_path / "group")["groups"]["groups_torn_by_a_random_split"] == torn["image"]
+    assert read_dataset_info(tmp_path / "group")["groups"]["groups_torn_by_a_random_split"] == torn["image"]
 
 
 def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path, capfd):
@@ -205,7 +205,7 @@ def test_strict_reads_a_mended_photo_again(source, tmp_path, capfd):
 
 
 def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, monkeypatch):
-    from timm_landmark.data import place
+    from timm_landmark.data.prepare import place
 
     folder = shutil.copytree(source[1], tmp_path / "train")
     victim = next(folder.rglob("*.jpg"))
@@ -289,7 +289,7 @@ def test_own_photos_of_a_format_that_is_not_read_are_listed(source, tmp_path):
 
 def test_pictures_placed_before_a_kill_move_when_sources_changed_since(source, tmp_path, monkeypatch):
     """Killed while placing; then a whole class is found to be missing: nothing of it may stay in the set."""
-    from timm_landmark.data import place
+    from timm_landmark.data.prepare import place
 
     images = shutil.copytree(source[1], tmp_path / "images")
 

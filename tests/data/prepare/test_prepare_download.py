@@ -23,7 +23,7 @@ from prepare_helpers import (
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.data.download import METADATA
+from timm_landmark.data.prepare.download import METADATA
 
 LABELS = {image_id(index): 100 + index % 2 for index in range(32)}
 IMAGES = {image_id(index): encode(scene(index), quality=85) for index in range(32)}
@@ -50,7 +50,7 @@ def release(tmp_path_factory):
 @pytest.fixture
 def server(release, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("timm_landmark.data.download.Retry", lambda: QUICK)
+    monkeypatch.setattr("timm_landmark.data.prepare.download.Retry", lambda: QUICK)
     with Server() as server:
         server.files = dict(release)
         yield server

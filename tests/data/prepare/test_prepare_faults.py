@@ -24,7 +24,7 @@ from prepare_helpers import (
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.data.layout import read_info
+from timm_landmark.data.layout import read_dataset_info
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def kill_many(source, undisturbed, tmp_path, kills: int, images: str = "folder")
     assert finish(start_prepare(arguments, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     now = inodes(data)
     assert all(now[name] == state for name, state in before.items()), "done twice"
-    assert read_info(data)["digest"] == read_info(finished)["digest"]
+    assert read_dataset_info(data)["digest"] == read_dataset_info(finished)["digest"]
     assert (data / "manifest.csv").read_bytes() == (finished / "manifest.csv").read_bytes()
     assert (data / "rejects.csv").read_bytes() == (finished / "rejects.csv").read_bytes()
     assert check_dataset(data) == []

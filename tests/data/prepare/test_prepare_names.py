@@ -12,7 +12,7 @@ from prepare_helpers import command, encode, image_id, member_name, read_csv, sc
 
 from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
-from timm_landmark.photos import find_photos
+from timm_landmark.inference.photos import find_photos
 
 ODD = b"\xe9t\xe9".decode("utf-8", "surrogateescape")  # "été" as Latin-1 has it
 

@@ -9,9 +9,9 @@ import zipfile
 import pytest
 from prepare_helpers import image_id, member_name, write_folder, write_tars
 
-from timm_landmark.data.archives import archive_index, walk_tar, walk_zip
-from timm_landmark.data.sources import Location, Reader, SourceChanged, find_sources, locate, verify_md5
-from timm_landmark.errors import UserError
+from timm_landmark.data.prepare.archives import archive_index, walk_tar, walk_zip
+from timm_landmark.data.prepare.sources import Location, Reader, SourceChanged, find_sources, locate, verify_md5
+from timm_landmark.utils.errors import UserError
 
 PHOTOS = {image_id(index): f"photo {index}".encode() * (index + 1) for index in range(30)}
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from timm_landmark.data.split import image_groups, sample, split_class
+from timm_landmark.data.prepare.split import image_groups, sample, split_class
 
 
 def names(count: int, prefix: str = "i") -> list[str]:

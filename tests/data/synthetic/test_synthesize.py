@@ -8,20 +8,20 @@ import os
 
 import numpy as np
 import pytest
-from comparison import RESULTS
-from nearest_neighbour import nearest_neighbours
 from PIL import Image
 
+from benchmarks.comparison.sets import RESULTS
+from benchmarks.nearest_neighbour import nearest_neighbours
 from timm_landmark.cli import main as cli
-from timm_landmark.data import synthesize as module
 from timm_landmark.data.check import check_dataset, stored_name
-from timm_landmark.data.landmark_forms import draw_look
-from timm_landmark.data.landmark_forms_tall import KINDS
-from timm_landmark.data.landmark_geometry import Camera, Model, paint_order
-from timm_landmark.data.landmark_scene import draw_camera
-from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, read_info, read_rows
-from timm_landmark.data.synthesize import class_names, landmark, split_counts, synthesize, view
-from timm_landmark.errors import UserError
+from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, read_dataset_info, read_rows
+from timm_landmark.data.synthetic import synthesize as module
+from timm_landmark.data.synthetic.forms import draw_look
+from timm_landmark.data.synthetic.forms_tall import KINDS
+from timm_landmark.data.synthetic.geometry import Camera, Model, paint_order
+from timm_landmark.data.synthetic.scene import draw_camera
+from timm_landmark.data.synthetic.synthesize import class_names, landmark, split_counts, synthesize, view
+from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_it_is_a_prepared_data_set_that_checks(data):
     assert (data / "class_map.txt").read_text().split() == [row.folder for row in classes]
     assert read_rows(data, RejectRow) == []
     assert len(manifest) == 36 and len({row.sha256 for row in manifest}) == 36, "two views with the same bytes"
-    assert read_info(data)["arguments"] == {"classes": 4, "images": 9, "size": 40, "seed": 5}
+    assert read_dataset_info(data)["arguments"] == {"classes": 4, "images": 9, "size": 40, "seed": 5}
     with Image.open(data / stored_name(manifest[0])) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 40))
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from timm_landmark.errors import UserError
-from timm_landmark.files import atomic_path
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import atomic_path
 
 ARCHIVES = (".tar", ".zip")
 Member = tuple[str, tuple[int, ...]]

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic
-from timm_landmark.text import say
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic
+from timm_landmark.utils.text import say
 
 BASE_URL = "https://s3.amazonaws.com/google-landmark"
 SHARDS = 500

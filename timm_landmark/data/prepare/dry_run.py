@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterable
 
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
-from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.selection import SelectedClass, Selection
-from timm_landmark.data.sources import Location, Reader, find_sources, locate
-from timm_landmark.text import printable
+from timm_landmark.data.prepare.metadata import Metadata
+from timm_landmark.data.prepare.selection import SelectedClass, Selection
+from timm_landmark.data.prepare.sources import Location, Reader, find_sources, locate
+from timm_landmark.utils.text import printable
 
 _TRIED = 24
 

@@ -17,8 +17,8 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from timm_landmark.errors import UserError
-from timm_landmark.text import escaped
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.text import escaped
 
 LAYOUTS = {
     ("id", "url", "landmark_id"): "GLDv1 or GLDv2",

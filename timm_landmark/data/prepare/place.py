@@ -10,19 +10,19 @@ from typing import Any
 
 from timm_landmark.data.card import ATTRIBUTION, write_attribution, write_card
 from timm_landmark.data.check import stored_name, write_sums
-from timm_landmark.data.grouping import crossing_groups, describe_groups, group_images
 from timm_landmark.data.images import decoder_version
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
-from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.prepare import command_line, options_of
-from timm_landmark.data.selection import Selection
+from timm_landmark.data.prepare.grouping import crossing_groups, describe_groups, group_images
+from timm_landmark.data.prepare.metadata import Metadata
+from timm_landmark.data.prepare.options import command_line, options_of
+from timm_landmark.data.prepare.selection import Selection
+from timm_landmark.data.prepare.split import image_groups, split_class
+from timm_landmark.data.prepare.workfolder import WorkFolder
 from timm_landmark.data.shards import plan_shards, shard_holds, write_shard, write_shard_info
 from timm_landmark.data.sheets import class_sheet, reject_sheet
-from timm_landmark.data.split import image_groups, split_class
-from timm_landmark.data.workfolder import WorkFolder
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic, write_json
-from timm_landmark.text import escaped
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic, write_json
+from timm_landmark.utils.text import escaped
 
 Records = dict[str, dict[str, Any]]
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from timm_landmark.data.images import settle_process
-from timm_landmark.text import say
+from timm_landmark.utils.text import say
 
 # Forked workers start at once and share the parent's memory; where there is no fork they are spawned.
 _CONTEXT = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")

@@ -10,64 +10,28 @@ under two labels, are rejected under both.
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.data.images import MAX_PIXELS, settle_process
-from timm_landmark.errors import UserError
-from timm_landmark.machine import available_cores
-from timm_landmark.text import escaped, say
-from timm_landmark.train_checks import Parser
+from timm_landmark.data.images import settle_process
+from timm_landmark.data.prepare.options import build_parser, options_of
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.machine import available_cores
+from timm_landmark.utils.text import say
 
 if TYPE_CHECKING:
-    from timm_landmark.data.metadata import Metadata
-    from timm_landmark.data.selection import Selection
-    from timm_landmark.data.workfolder import WorkFolder
+    from timm_landmark.data.prepare.metadata import Metadata
+    from timm_landmark.data.prepare.selection import Selection
+    from timm_landmark.data.prepare.workfolder import WorkFolder
 
 STALLED = 600.0  # seconds without an answer from a source or the disk, after which a run gives up
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
-    parser = Parser(prog="timm-landmark prepare", description=__doc__.partition("\n\n")[0])
-    add = parser.add_argument
-    add(
-        "--metadata",
-        type=Path,
-        help="csv of a release, or path,label; without it, folders are classes",
-    )
-    add("--images", type=Path, nargs="+", default=[], help="folder (flat or a/b/c/), .tar, .zip, or several of them")
-    add("--output", type=Path, required=True, help="the data set; a new or empty folder, or one to go on with")
-    add("--classes", type=_positive, help="this many most frequent landmarks (default: all)")
-    add("--min-per-class", type=_positive, help="least usable photos of a class (default: the number of splits)")
-    draw = parser.add_mutually_exclusive_group()
-    draw.add_argument("--ratio", type=_share, help="share of each class's photos to draw, such as 0.1")
-    draw.add_argument("--cap", type=_positive, help="most photos of a class")
-    add("--exclude", nargs="+", default=[], metavar="ID", help="landmark ids to leave out")
-    add("--join-names", action="store_true", help="landmarks of one name become one class")
-    add("--split", type=_weight, nargs=3, default=[6, 1, 1], metavar=("TRAIN", "VALIDATION", "TEST"))
-    add("--split-by", choices=("group", "image"), default="group", help="group: near duplicates stay on one side")
-    add("--size", type=_size, default=256, help="pixels (default 256)")
-    add("--resize", choices=("squash", "short"), default="squash", help="short: keep the ratio, scale the short side")
-    add("--max-pixels", type=_positive, default=MAX_PIXELS, help=f"limit of width x height (default {MAX_PIXELS})")
-    add("--format", choices=("folder", "webdataset"), default="folder")
-    add("--attribution", type=Path, help="train_attribution.csv (default: the one beside the metadata, if there)")
-    add("--strict", action="store_true", help="any rejected photo is an error")
-    add("--dry-run", action="store_true", help="print counts, a histogram and an estimate; leave OUTPUT alone")
-    add("--download", action="store_true", help="fetch GLDv2's csv files and images, a shard at a time")
-    add("--base-url", help="address of GLDv2 to download from (default: the official one)")
-    add("--keep-shards", action="store_true", help="keep what --download fetched, in OUTPUT.download")
-    add("--seed", type=int, default=0)
-    add("--workers", type=_positive, help="processes (default: one a core)")
-    return parser
-
-
 def main(argv: list[str]) -> int:
-    """Runs the verb; see ``build_parser`` for its arguments.
+    """Runs the verb; see :func:`build_parser` for its arguments.
 
     Returns:
         0, or 130 after Ctrl-C.
@@ -99,16 +63,16 @@ def main(argv: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from timm_landmark.data import workfolder
-    from timm_landmark.data.layout import read_info
-    from timm_landmark.data.place import place
-    from timm_landmark.data.sources import find_sources
+    from timm_landmark.data.layout import read_dataset_info
+    from timm_landmark.data.prepare import workfolder
+    from timm_landmark.data.prepare.place import place
+    from timm_landmark.data.prepare.sources import find_sources
 
     find_sources(args.images)  # a misspelt path is said before anything is written
     options = options_of(args)
     finished = (args.output / "dataset.json").exists() and not (args.output / workfolder.NAME).exists()
     if finished:
-        info = read_info(args.output)
+        info = read_dataset_info(args.output)
         there = info.get("arguments", {}) | {"selection": info.get("selection")}
         workfolder.refuse_difference(args.output, there, options | {"selection": there["selection"]}, "finished")
     elif not (args.output / workfolder.NAME).exists():
@@ -132,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
 def _dry_run(args: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
 
-    from timm_landmark.data.dry_run import describe
+    from timm_landmark.data.prepare.dry_run import describe
 
     with TemporaryDirectory() as folder:
         metadata, selection = _select(args, Path(folder))
@@ -144,7 +108,7 @@ def _say_finished(args: argparse.Namespace) -> int:
     import shutil
 
     from timm_landmark.data.check import SUMS, write_sums
-    from timm_landmark.data.workfolder import FINISHED
+    from timm_landmark.data.prepare.workfolder import FINISHED
 
     if not (args.output / SUMS).exists():  # killed in its last step
         shutil.rmtree(args.output / FINISHED, ignore_errors=True)
@@ -153,23 +117,14 @@ def _say_finished(args: argparse.Namespace) -> int:
     return 0
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what the data set holds, as dataset.json and the work folder record them."""
-    names = "classes min_per_class ratio cap join_names split_by size resize max_pixels format seed"
-    return {name: getattr(args, name) for name in names.split()} | {
-        "exclude": sorted(args.exclude),
-        "split": list(args.split),
-    }
-
-
 def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Metadata", "Selection"]:
     """Reads the metadata, which --download fetches into ``folder``, and selects."""
-    from timm_landmark.data.metadata import read_folders, read_metadata
-    from timm_landmark.data.selection import select
+    from timm_landmark.data.prepare.metadata import read_folders, read_metadata
+    from timm_landmark.data.prepare.selection import select
 
     path = args.metadata
     if path is None and args.download:
-        from timm_landmark.data.download import METADATA, fetch_metadata
+        from timm_landmark.data.prepare.download import METADATA, fetch_metadata
 
         names = METADATA[:2] if args.dry_run else METADATA  # attribution, the largest, is of no use to a dry run
         path = fetch_metadata(folder, names=names, **_base_url(args))["train.csv"]
@@ -196,11 +151,11 @@ def _base_url(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _sources(args: argparse.Namespace, work: "WorkFolder") -> Iterator[Path]:
-    from timm_landmark.data.sources import find_sources
+    from timm_landmark.data.prepare.sources import find_sources
 
     yield from find_sources(args.images)
     if args.download:
-        from timm_landmark.data.download import fetch_shards
+        from timm_landmark.data.prepare.download import fetch_shards
 
         folder = _download_folder(args, work) / "shards"
         yield from fetch_shards(folder, work.shards, keep=args.keep_shards, **_base_url(args))
@@ -213,9 +168,9 @@ def _store_photos(
     from tqdm import tqdm
 
     from timm_landmark.data.names import unusable_ids
-    from timm_landmark.data.pool import run_jobs
-    from timm_landmark.data.sources import locate, verify_md5
-    from timm_landmark.data.store import StorePhoto
+    from timm_landmark.data.prepare.pool import run_jobs
+    from timm_landmark.data.prepare.sources import locate, verify_md5
+    from timm_landmark.data.prepare.store import StorePhoto
 
     records, rejected = work.read_journal()
     done = work.read_shards()  # not fetched again, so what was rejected in them stays so
@@ -259,44 +214,3 @@ def _store_photos(
             "looked for <id>.jpg and a/b/c/<id>.jpg in folders, .tar and .zip; or the metadata is of another release"
         )
     return records
-
-
-def command_line(args: argparse.Namespace) -> str:
-    """The command that makes the set again, with file names in place of this machine's paths."""
-    words = ["timm-landmark", "prepare"]
-    if args.metadata is not None:
-        words += ["--metadata", args.metadata.name]
-    words += ["--images", *(path.name or "IMAGES" for path in args.images)] if args.images else ["--download"]
-    words += ["--output", "DATA"]
-    parser = build_parser()
-    for name, value in options_of(args).items():
-        if value != parser.get_default(name) and value not in (None, [], False):
-            words.append(f"--{name.replace('_', '-')}")
-            words += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
-    return escaped(shlex.join(words))
-
-
-def _number(text: str, kind: type, low: float, high: float, what: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} must be {what}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _number(text, int, 1, float("inf"), "a whole number from 1")
-
-
-def _weight(text: str) -> int:
-    return _number(text, int, 0, float("inf"), "a whole number from 0")
-
-
-def _size(text: str) -> int:
-    return _number(text, int, 8, 4096, "pixels from 8 to 4096")
-
-
-def _share(text: str) -> float:
-    return _number(text, float, 1e-9, 1, "above 0 and at most 1")

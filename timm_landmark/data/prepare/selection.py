@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timm_landmark.data.metadata import Metadata
-from timm_landmark.data.split import drawn_count, sample
-from timm_landmark.errors import UserError
+from timm_landmark.data.prepare.metadata import Metadata
+from timm_landmark.data.prepare.split import drawn_count, sample
+from timm_landmark.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from timm_landmark.data.archives import ARCHIVES, archive_index, archive_stamp, cache_file
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic
+from timm_landmark.data.prepare.archives import ARCHIVES, archive_index, archive_stamp, cache_file
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic
 
 MAX_BYTES = 1 << 29  # of one photo's file: it is held in memory
 

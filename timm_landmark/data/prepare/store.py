@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_landmark.data.grouping import perceptual_hash
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
-from timm_landmark.data.sources import Location, Reader, SourceChanged
+from timm_landmark.data.prepare.grouping import perceptual_hash
+from timm_landmark.data.prepare.sources import Location, Reader, SourceChanged
 
 _reader = Reader()
 _number = itertools.count()

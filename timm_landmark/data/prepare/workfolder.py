@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from timm_landmark.data.check import SUMS
 from timm_landmark.data.layout import FILES, SPLITS
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_json
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_json
 
 NAME, FINISHED = ".prepare", ".prepare-finished"
 OWN = {*FILES.values(), *SPLITS, NAME, FINISHED, SUMS, "class_map.txt", "dataset.json", "README.md", "attribution.csv"}

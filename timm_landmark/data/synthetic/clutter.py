@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import ImageDraw
 
-from timm_landmark.data.landmark_decor import grid
-from timm_landmark.data.landmark_forms import DARK, ROOFS, WALLS
-from timm_landmark.data.landmark_geometry import Model, polygon
+from timm_landmark.data.synthetic.decor import grid
+from timm_landmark.data.synthetic.forms import DARK, ROOFS, WALLS
+from timm_landmark.data.synthetic.geometry import Model, polygon
 
 _LEAVES = [(0.20, 0.34, 0.14), (0.30, 0.42, 0.16), (0.16, 0.28, 0.18), (0.58, 0.40, 0.14), (0.48, 0.24, 0.12)]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from timm_landmark.data.landmark_geometry import Colour, Decor, Polygon
+from timm_landmark.data.synthetic.geometry import Colour, Decor, Polygon
 
 Shape = Callable[[], np.ndarray]  # outline (m, 2) in a unit square, counter-clockwise
 _ARC = np.linspace(0.0, np.pi, 6)

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from timm_landmark.data.landmark_decor import bands, figure, grid, only, together
-from timm_landmark.data.landmark_geometry import Colour, Model
+from timm_landmark.data.synthetic.decor import bands, figure, grid, only, together
+from timm_landmark.data.synthetic.geometry import Colour, Model
 
 WALLS: list[Colour] = [
     (0.80, 0.68, 0.48), (0.84, 0.81, 0.72), (0.58, 0.57, 0.56), (0.62, 0.36, 0.27), (0.90, 0.90, 0.88),

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from timm_landmark.data import landmark_forms as classic
-from timm_landmark.data import landmark_forms_town as town
-from timm_landmark.data.landmark_decor import bands, figure, grid, lattice, only, together
-from timm_landmark.data.landmark_forms import DARK, Look
-from timm_landmark.data.landmark_geometry import Colour, Model, polygon
+from timm_landmark.data.synthetic import forms as classic
+from timm_landmark.data.synthetic import forms_town as town
+from timm_landmark.data.synthetic.decor import bands, figure, grid, lattice, only, together
+from timm_landmark.data.synthetic.forms import DARK, Look
+from timm_landmark.data.synthetic.geometry import Colour, Model, polygon
 
 
 def lattice_tower(look: Look) -> Model:

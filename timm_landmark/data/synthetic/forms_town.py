@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from timm_landmark.data.landmark_decor import bands, clock, figure, grid, only, together
-from timm_landmark.data.landmark_forms import DARK, ROOFS, Look, dome
-from timm_landmark.data.landmark_geometry import Colour, Model, polygon
+from timm_landmark.data.synthetic.decor import bands, clock, figure, grid, only, together
+from timm_landmark.data.synthetic.forms import DARK, ROOFS, Look, dome
+from timm_landmark.data.synthetic.geometry import Colour, Model, polygon
 
 
 def clock_tower(look: Look) -> Model:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from timm_landmark.data.landmark_geometry import Camera
+from timm_landmark.data.synthetic.geometry import Camera
 
 
 @dataclass(frozen=True)

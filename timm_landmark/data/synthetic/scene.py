@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from timm_landmark.data.landmark_clutter import frame, surroundings
-from timm_landmark.data.landmark_geometry import Camera, Model, paint_order
-from timm_landmark.data.landmark_light import Light, backdrop, draw_light, veil
+from timm_landmark.data.synthetic.clutter import frame, surroundings
+from timm_landmark.data.synthetic.geometry import Camera, Model, paint_order
+from timm_landmark.data.synthetic.light import Light, backdrop, draw_light, veil
 
 SUPERSAMPLING = 2
 

@@ -15,15 +15,15 @@ import numpy as np
 from timm_landmark import __version__
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.images import decoder_version, encode_jpeg
-from timm_landmark.data.landmark_forms import draw_look
-from timm_landmark.data.landmark_forms_tall import KINDS
-from timm_landmark.data.landmark_geometry import Model
-from timm_landmark.data.landmark_scene import render
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
-from timm_landmark.errors import UserError
-from timm_landmark.files import write_atomic, write_json
-from timm_landmark.text import say
-from timm_landmark.train_checks import Parser
+from timm_landmark.data.synthetic.forms import draw_look
+from timm_landmark.data.synthetic.forms_tall import KINDS
+from timm_landmark.data.synthetic.geometry import Model
+from timm_landmark.data.synthetic.scene import render
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import write_atomic, write_json
+from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.text import say
 
 RATIO = (6, 1, 1)
 SMALLEST, LARGEST = 32, 2048

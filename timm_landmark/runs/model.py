@@ -1,0 +1,107 @@
+"""A run as its folder describes it, and its model with the weights of the best epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm_landmark.data.address import Address, Place, place
+from timm_landmark.runs.checkpoints import best_checkpoint, load_model_weights
+from timm_landmark.runs.folder import read_args, read_run_info
+from timm_landmark.utils.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run as its folder tells it; ``data`` is None where the data set is not (or no longer) there."""
+
+    path: Path
+    model: str
+    args: dict[str, Any]
+    info: dict[str, Any]
+    checkpoint: Path
+    data: Place | None
+    num_classes: int
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+
+
+def load_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Args:
+        path: The folder given to ``train --output``.
+
+    Raises:
+        UserError: If the folder, one of its files or every checkpoint is missing or unreadable.
+    """
+    path = Path(path)
+    info, args = read_run_info(path), read_args(path)
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    import timm_landmark  # noqa: F401  (registers the models, whose defaults are asked for)
+
+    model = args["model"]
+    default = get_pretrained_cfg(model)
+    config = resolve_data_config(args, pretrained_cfg=default.to_dict() if default else None)
+    data = place(args["data_dir"]) if args.get("data_dir") else None
+    if isinstance(data, Address) and data.is_command:
+        data = None  # a run may come from somebody else: a command is run only for the --data of one's own
+    return Run(
+        path=path,
+        model=model,
+        args=args,
+        info=info,
+        checkpoint=best_checkpoint(path, args.get("eval_metric", "top1")),
+        data=data if data is not None and data.is_dir() else None,
+        num_classes=args["num_classes"],
+        input_size=tuple(config["input_size"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+    )
+
+
+def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
+    """The model that timm's train script makes of a run's options, with fresh weights.
+
+    Args:
+        args: The options, as in ``args.yaml``: model, num_classes, in_chans, gp, model_kwargs.
+        changes: Arguments of ``timm.create_model`` that replace the run's.
+    """
+    from timm import create_model
+
+    import timm_landmark  # noqa: F401  (registers the models)
+
+    arguments = {
+        "num_classes": args["num_classes"],
+        "in_chans": args.get("in_chans"),
+        "global_pool": args.get("gp"),
+        **(args.get("model_kwargs") or {}),
+    }
+    return create_model(args["model"], **arguments | changes)
+
+
+def load_run_model(run: Run, device: "str | torch.device" = "cpu") -> "nn.Module":
+    """The run's model with the weights of its best epoch, in eval mode on ``device``.
+
+    Raises:
+        UserError: If the weights cannot be read or do not fit the model.
+    """
+    try:
+        model = build_model(run.args, in_chans=run.input_size[0])
+        model.load_state_dict(load_model_weights(run.checkpoint))
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{run.checkpoint} does not fit {run.model} of {run.path / 'args.yaml'}: {first_line(error, 120)}"
+        ) from None
+    return model.to(device).eval()
