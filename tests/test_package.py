@@ -139,10 +139,7 @@ def test_wheel_is_complete(wheel):
     package = {name for name in files if name.startswith("timm_landmark/")}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "timm_landmark").rglob("*") if path.is_file()}
     assert package == {name for name in sources if "__pycache__" not in name}
-    assert {
-        f"timm_landmark/recipes/{name}.yaml" for name in ("resneat50", "inception_resnet_pa", "resnet50")
-    } <= package
-    assert sum(name.endswith(".yaml") for name in package) == 7
+    assert "timm_landmark/training/recipes/paper.yaml" in package
     assert "timm_landmark/py.typed" in package
     rest = files - package
     assert {name for name in rest if ".dist-info/" not in name} == {"timm_landmark_cli.py"}
@@ -160,7 +157,8 @@ import sys, timm, timm_landmark
 from importlib.resources import files
 from timm_landmark.cli import main
 print(timm_landmark.__file__)
-print(timm.create_model("resneat50", device="meta").num_features, (files("timm_landmark") / "recipes").is_dir())
+recipes = files("timm_landmark") / "training" / "recipes"
+print(timm.create_model("resneat50", device="meta").num_features, recipes.is_dir())
 sys.exit(main(["fly"]))
 """
     done = python(code, path=tmp_path)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from timm_landmark.accounting import verify
 from timm_landmark.accounting.claims import (
     CLAIMS,
     DOES_NOT_HOLD,
@@ -14,7 +15,6 @@ from timm_landmark.accounting.claims import (
     Verdict,
     judge_by_count,
 )
-from timm_landmark.accounting.macs import verify
 from timm_landmark.cli import main
 
 
@@ -26,7 +26,7 @@ def stated():
 @pytest.fixture
 def counted(monkeypatch, stated):
     """The verb with the committed counts instead of ten seconds of counting, which is tested elsewhere."""
-    from timm_landmark.accounting.macs import units as paper_counts
+    from timm_landmark.accounting import units as paper_counts
 
     value = copy.deepcopy(stated)
     monkeypatch.setattr(paper_counts, "paper_counts", lambda: value)

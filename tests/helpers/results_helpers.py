@@ -61,7 +61,7 @@ def make_run(folder, model, seed, fraction, n, epochs):
     (folder / "args.yaml").write_text(yaml.safe_dump({"model": model, "img_size": 96, "data_dir": "DATA"}))
     info = {
         "model": model,
-        "recipe": f"{model}.yaml",
+        "recipe": "paper.yaml",
         "seed": seed,
         "img_size": 96,
         "epochs": epochs,

@@ -60,7 +60,7 @@ def make_run(
     torch.save(state, path / "model_best.pth.tar")
     write_rows(path, ClassRow, [ClassRow(f"{i:04d}", str(i), name, 12, 6, 6) for i, name in enumerate(names)])
     info = {
-        "model": model, "recipe": f"{model}.yaml", "seed": 1, "img_size": size, "epochs": 2, "rate_rule": "paper",
+        "model": model, "recipe": "paper.yaml", "seed": 1, "img_size": size, "epochs": 2, "rate_rule": "paper",
         "data_digest": data_digest(data) if data else "0" * 64,
         "classes": [f"{i:04d}" for i in range(len(names))],
         "global_batch": 64, "trainer": {"kind": "timm train.py", "timm": timm.__version__}, "machine": machine_info(),

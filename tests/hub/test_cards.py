@@ -13,7 +13,7 @@ from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = sorted((ROOT / "hub_cards").glob("*.md"))
-COUNTS = json.loads((ROOT / "timm_landmark" / "stated_counts.json").read_text())
+COUNTS = json.loads((ROOT / "timm_landmark" / "accounting" / "stated_counts.json").read_text())
 OURS = ("resneat50", "resneat101", "inception_resnet_pa")
 
 

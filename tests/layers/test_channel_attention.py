@@ -12,11 +12,11 @@ from timm_landmark.layers import (
     PATHS,
     ChannelAttention2d,
     attention_scale,
-    channel_attend,
     channel_attention_macs,
     channel_attention_reference,
     choose_path,
     force_path,
+    streamed_attention,
 )
 from timm_landmark.layers.folded_output import can_fold, folds_cheaply
 
@@ -55,9 +55,9 @@ def scale_and_grads(shape: tuple[int, ...], path: str, inputs: list[torch.Tensor
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Blocks as chosen, blocks of few rows, and the one large block of a GPU."""
     if request.param == "small":
-        monkeypatch.setitem(channel_attend.BLOCK_ELEMENTS, "cpu", 50)
+        monkeypatch.setitem(streamed_attention.BLOCK_ELEMENTS, "cpu", 50)
     if request.param == "gpu":
-        monkeypatch.setitem(channel_attend.BLOCK_ELEMENTS, "cpu", channel_attend.BLOCK_ELEMENTS["other"])
+        monkeypatch.setitem(streamed_attention.BLOCK_ELEMENTS, "cpu", streamed_attention.BLOCK_ELEMENTS["other"])
     return request.param
 
 
@@ -212,8 +212,8 @@ def test_an_empty_batch_gives_an_empty_answer(path: str) -> None:
 @pytest.mark.parametrize("batch", [1, 64])
 def test_buffers_are_no_larger_than_the_work(path: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a block may be of any size, as on a GPU: one image takes a ch x ch map, 64 images not more than theirs."""
-    monkeypatch.setitem(channel_attend.BLOCK_ELEMENTS, "cpu", channel_attend.BLOCK_ELEMENTS["other"])
-    blocks = channel_attend._Blocks(torch.zeros(batch, 8, 25), 16, 4, path, buffers=2)
+    monkeypatch.setitem(streamed_attention.BLOCK_ELEMENTS, "cpu", streamed_attention.BLOCK_ELEMENTS["other"])
+    blocks = streamed_attention._Blocks(torch.zeros(batch, 8, 25), 16, 4, path, buffers=2)
     assert blocks.buffers.shape[1] <= batch * 16 * 16
 
 

@@ -74,9 +74,9 @@ def _count_named(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     say("counting eight models at 224 pixels ...", file=sys.stderr)
-    from timm_landmark.accounting.macs import units as paper_counts
+    from timm_landmark.accounting import units
 
-    counts = paper_counts.paper_counts()
+    counts = units.paper_counts()
     if args.write_stated:
         write_json(args.write_stated, counts)
     checks = run_checks(counts, _read(STATED_COUNTS))

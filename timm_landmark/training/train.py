@@ -23,8 +23,6 @@ from timm_landmark.utils.machine import machine_info, project_commit
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import say
 
-BASELINE = "resnet50"  # whose recipe serves for a model that has none of its own: the seven are equal but for the name
-
 
 def main(argv: list[str]) -> int:
     """Runs the verb; returns 0, or 130 after Ctrl-C.
@@ -90,11 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def recipe_path(model: str) -> Path:
-    """The shipped recipe of ``model``; the baseline's for a model outside the paper's seven."""
-    recipes = Path(str(files("timm_landmark.training"))) / "recipes"
-    path = recipes / f"{model}.yaml"
-    return path if path.is_file() else recipes / f"{BASELINE}.yaml"
+def recipe_path() -> Path:
+    """The shipped recipe, the paper's; it names no model."""
+    return Path(str(files("timm_landmark.training"))) / "recipes" / "paper.yaml"
 
 
 def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
@@ -105,7 +101,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     _, rank, processes = world_info_from_env() if is_distributed_env() else (0, 0, 1)
     trainer = _trainer(own.train_script, processes)
     given = checks.parse_options(trainer.parser, extra, trainer.title)
-    recipe = own.config or recipe_path(model)
+    recipe = own.config or recipe_path()
     config = checks.read_config(trainer.parser, recipe, trainer.title)
     paper = own.config is None and "sched" not in given
     classes = checks.check_data(own.data)
