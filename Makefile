@@ -1,28 +1,39 @@
-# make compare : set up .venv, draw a data set, train the seven models briefly, render the report (under 20 minutes)
-# make test    : set up .venv, run the tests in small doses        make test-all : the full doses, and
-#                                                                   the models' contract on the plain attention unit
+# make compare  : set up .venv, draw a data set, train the seven models briefly, render the report (under 20 minutes)
+# make test     : lint, then the tests in small doses
+# make test-all : the full doses, and the model contract on the plain attention path
+# make lint     : ruff, codespell and basedpyright      make format : let ruff fix what it can
 PYTHON ?= python3
 VENV := .venv
-RUN := $(VENV)/bin/python
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 OUT ?= out
 
-.PHONY: compare test test-all lint clean
+.PHONY: compare test test-all lint format clean
 
+# The extra `test` includes `bench`, `export` and `webdataset`: one environment for every target.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[export,test]'
+	$(RUN) -m pip install --quiet --editable '.[test]'
 	touch $@
 
-test: $(VENV)/.ready
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/basedpyright
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
 	$(PYTEST) -m "not full"
 
 test-all: $(VENV)/.ready
 	$(PYTEST) -m full
-	$(PYTEST) --path plain tests/test_model_contract*.py tests/test_timm_suite.py
+	$(PYTEST) --path plain tests/models/test_model_contract*.py tests/models/test_timm_suite.py
 
 compare: $(VENV)/.ready
 	$(RUN) -m benchmarks.compare --quick --output $(OUT)
