@@ -124,7 +124,7 @@ def test_duplicates_and_rejects_in_the_manifest_are_named(data):
     write_sums(data)
     problems = check_dataset(data)
     assert any("is listed 2 times" in problem for problem in problems)
-    assert any(f"image {first} is in manifest.csv too" in problem for problem in problems)
+    assert any(f"image {first} is also in manifest.csv" in problem for problem in problems)
 
 
 def test_labels_inside_shards_are_compared(tmp_path):
@@ -139,7 +139,7 @@ def test_labels_inside_shards_are_compared(tmp_path):
         pass
     write_sums(tmp_path / "data")
     problems = check_dataset(tmp_path / "data")
-    assert any("0 images, _info.json says 1" in problem for problem in problems)
+    assert any("0 images, but _info.json lists 1" in problem for problem in problems)
     assert any("in no readable shard" in problem for problem in problems)
 
 

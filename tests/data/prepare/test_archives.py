@@ -81,7 +81,7 @@ def test_a_size_that_leads_back_or_out_of_the_archive_ends_the_walk(tmp_path, ca
     archive = write(tmp_path / "t.tar", *HOSTILE[case])
     with pytest.raises((ValueError, tarfile.TarError, RecursionError)):
         list(itertools.islice(walk_tar(archive), MORE))
-    with pytest.raises(UserError, match=r"--images .*t.tar: not a readable archive \(.*\); fetch it again"):
+    with pytest.raises(UserError, match=r"--images .*t.tar: not a readable archive \(.*\); download it again"):
         list(itertools.islice(archive_index(archive), MORE))
     assert not [path for path in cache.rglob("*") if path.is_file()], "half an index is kept"
 
@@ -113,7 +113,7 @@ def flipped(block: bytes, at: int) -> bytes:
 )
 def test_a_wrong_checksum_is_damage_and_not_the_end(tmp_path, blocks):
     """``tarfile`` would stop there in silence: every photo behind it would be called missing."""
-    with pytest.raises(UserError, match="fetch it again"):
+    with pytest.raises(UserError, match="download it again"):
         list(archive_index(write(tmp_path / "t.tar", *blocks)))
 
 

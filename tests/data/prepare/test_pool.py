@@ -118,7 +118,7 @@ def test_a_source_that_stays_away_ends_the_run_and_the_next_one_goes_on(tmp_path
     arguments = command(*small_source(tmp_path / "source"), tmp_path / "data", "--workers", "2")
     assert main(["prepare", *arguments]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
-    assert "no answer for" in error and "repeat the command to go on" in error
+    assert "no answer for" in error and "repeat the command to continue" in error
     stalling.unlink()
     assert main(["prepare", *arguments]) == 0
     assert read_csv(tmp_path / "data/rejects.csv") == []
@@ -145,7 +145,7 @@ def test_the_lock_of_a_killed_run_is_free_though_its_worker_lives(tmp_path):
     while not (workers := children(child)):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another run is at work"), WorkFolder(tmp_path / "data"):
+    with pytest.raises(UserError, match="another run is writing"), WorkFolder(tmp_path / "data"):
         pass
     os.kill(child, signal.SIGKILL)
     finish(child)
@@ -173,7 +173,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with (
-        pytest.raises(UserError, match=r"--output .*cannot lock files.*name a folder on another"),
+        pytest.raises(UserError, match=r"--output .*does not support locks.*on another file system"),
         WorkFolder(tmp_path),
     ):
         pass

@@ -146,9 +146,9 @@ def test_rejects_and_classes_left_out_follow_the_rule(tmp_path):
     assert prepare(*command(csv, write_folder(tmp_path / "train", images), tmp_path / "data")) == 0
     reasons = {row["image_id"]: row["reason"] for row in read_csv(tmp_path / "data/rejects.csv")}
     assert {row["landmark_id"] for row in read_csv(tmp_path / "data/classes.csv")} == {"1", "2"}
-    kinds = Counter(reason.partition(":")[0] for reason in reasons.values())
+    categories = Counter(reason.partition(":")[0] for reason in reasons.values())
     once = dict.fromkeys(["empty", "missing", "two labels"], 1)
-    assert kinds == {"class left out": 10, "html": 6, "same bytes under two labels": 2, **once}
+    assert categories == {"class left out": 10, "html": 6, "same bytes under two labels": 2, **once}
     assert all(reasons[name].startswith("same bytes") for name in same)
     assert all("fewer groups" in reasons[name] for name in series)
     assert reasons[gone] == "empty" and reasons[missing] == "missing" and "both" in reasons[image_id(0)]
@@ -336,8 +336,11 @@ WRONG = {
         ["--metadata", "{csv}", "--images", "{images}", "--output", "{out}", "--keep-shards"],
         "--download",
     ),
-    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "'0' must be pixels from 8 to 4096"),
-    "no number": (["--images", "{images}", "--output", "{out}", "--cap", "ten"], "'ten' must be a whole number from 1"),
+    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "'0' must be 8 to 4096 pixels"),
+    "no number": (
+        ["--images", "{images}", "--output", "{out}", "--cap", "ten"],
+        "'ten' must be a whole number, at least 1",
+    ),
     "bad ratio": (["--images", "{images}", "--output", "{out}", "--ratio", "1.5"], "--ratio"),
     "both draws": (["--images", "{images}", "--output", "{out}", "--ratio", "0.5", "--cap", "9"], "--cap"),
 }

@@ -125,7 +125,7 @@ def test_a_finished_set_asks_the_server_for_nothing(server, tmp_path, capfd):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     asked(server)
     assert main(["prepare", *download(server, tmp_path / "data")]) == 0
-    assert "is finished already" in capfd.readouterr().out
+    assert "is already finished" in capfd.readouterr().out
     assert asked(server) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert main(["prepare", *download(server, tmp_path / "data", "--size", "64")]) == 2
@@ -164,7 +164,7 @@ def test_a_second_run_is_refused_before_it_downloads(server, tmp_path, capfd):
     asked(server)
     try:
         assert main(["prepare", *download(server, tmp_path / "data")]) == 2
-        assert "another run is at work" in capfd.readouterr().err
+        assert "another run is writing" in capfd.readouterr().err
         assert asked(server) == []
     finally:
         os.killpg(child, signal.SIGKILL)

@@ -34,7 +34,7 @@ def prepared(data: Path, arguments: list[str], capsys) -> list[dict[str, str]]:
         out, err = capsys.readouterr()
         assert out and out.replace("\n", "").isprintable()
         assert "Traceback" not in err
-    assert "is finished already" in out
+    assert "is already finished" in out
     assert check_dataset(data) == []
     rows = read_csv(data / "manifest.csv")
     assert read_csv(data / "rejects.csv") == []

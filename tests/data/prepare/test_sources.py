@@ -165,7 +165,7 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 def test_a_cut_tar_is_refused(tmp_path, cut):
     path = write_tars(tmp_path / "t", {"abcd": bytes(5000), "abce": bytes(5000)}, 1) / "images_000.tar"
     os.truncate(path, 512 + 5120 + cut)
-    with pytest.raises(UserError, match="fetch it again"):
+    with pytest.raises(UserError, match="download it again"):
         list(archive_index(path))
 
 
@@ -193,7 +193,7 @@ def test_md5_is_checked_once_for_each_state(tmp_path, cache):
     with pytest.raises(UserError, match=r"md5\.images_000\.txt"):
         verify_md5(path)
     listed.write_text("<html>")
-    with pytest.raises(UserError, match="holds no md5"):
+    with pytest.raises(UserError, match="does not contain an md5"):
         verify_md5(path)
 
 

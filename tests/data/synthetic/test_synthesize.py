@@ -98,7 +98,7 @@ def test_a_bad_value_is_named_and_nothing_is_written(options, word, tmp_path, ca
 
 def test_an_output_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         synthesize(tmp_path, 2, 3, 32)
     with pytest.raises(UserError, match="not a folder"):
         synthesize(tmp_path / "mine.txt", 2, 3, 32)
