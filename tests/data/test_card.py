@@ -67,7 +67,7 @@ def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
 
 
 def test_licences_of_the_attribution_are_words_in_the_card(tmp_path):
-    """The column is anyone's: no HTML, no link but to Creative Commons, no way out of the table, no terminal escape."""
+    """The column is untrusted: no HTML, no link except to Creative Commons, no line break, no terminal escape."""
     data = tmp_path / "data"
     manifest, _ = small_dataset(data)
     licences = [

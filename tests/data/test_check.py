@@ -33,7 +33,7 @@ def test_a_whole_set_has_no_problem(data):
 
 
 def test_every_flipped_byte_is_found(data):
-    """One byte of each kind of file, sums included."""
+    """Flips one byte in each kind of file, also in the checksums."""
     for path in [some_image_file(data), *(path for path in data.iterdir() if path.is_file())]:
         content = path.read_bytes()
         flipped = bytearray(content)
@@ -41,9 +41,9 @@ def test_every_flipped_byte_is_found(data):
         path.write_bytes(flipped)
         try:
             problems = check_dataset(data)
-        except UserError as error:  # dataset.json that is no JSON any more
+        except UserError as error:  # dataset.json is no longer JSON
             problems = [str(error)]
-        if path.name == "sha256sums.txt":  # then what it lists wrongly is named
+        if path.name == "sha256sums.txt":  # then the problem names the file whose line changed
             assert problems
         else:
             assert any(path.name in problem for problem in problems), path.name
@@ -74,7 +74,7 @@ def edit(data, name, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    write_sums(data)  # whoever changed the table also wrote new sums: the tables must still be found inconsistent
+    write_sums(data)  # with new checksums, the tables must still be found inconsistent
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Metadata of every release, with what real copies of it hold; and what is selected from it."""
+"""Metadata of every release, with the quirks of real copies; and what is selected from it."""
 
 import gzip
 import pathlib

@@ -1,4 +1,4 @@
-"""Photos found and read in folders, tars and zips, with the indexes that are kept."""
+"""Finding and reading photos in folders, tars and zips, and the cached indexes."""
 
 import hashlib
 import io
@@ -92,7 +92,7 @@ def test_index_is_kept_and_refreshed_when_the_archive_changed(tmp_path, cache):
     (kept,) = cache.rglob("*.index")
     before = kept.stat().st_mtime_ns
     assert list(archive_index(path)) == walked
-    assert kept.stat().st_mtime_ns == before, "made again though nothing changed"
+    assert kept.stat().st_mtime_ns == before, "rebuilt although nothing changed"
     write_tars(tmp_path / "t", dict(list(PHOTOS.items())[:9]), 1)
     assert len(list(archive_index(path))) == 9
     kept.write_bytes(b"\xff broken")
@@ -112,7 +112,7 @@ def test_raw_walk_equals_zipfile_also_where_numbers_need_64_bits(tmp_path, packe
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 400)
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)
     path = write_zip(tmp_path / "z.zip", "tr\u00e4in/", packed)
-    assert b"PK\x06\x07" in path.read_bytes(), "no zip64"
+    assert b"PK\x06\x07" in path.read_bytes(), "not a zip64 file"
     monkeypatch.undo()
     with zipfile.ZipFile(path) as archive:
         wanted = [(m.filename, m.header_offset, m.compress_size, m.file_size, m.CRC) for m in archive.infolist()]
@@ -132,7 +132,7 @@ def test_a_damaged_photo_in_a_zip_is_told_from_the_others(tmp_path):
 
 
 def test_what_was_there_and_is_gone_is_no_missing_photo(tmp_path):
-    """A disk that is taken away must not turn every photo that is left into a reject."""
+    """A disk that is removed must not turn all remaining photos into rejects."""
     folder, tar = write_folder(tmp_path / "f", PHOTOS), write_tars(tmp_path / "t", PHOTOS, 1) / "images_000.tar"
     name = image_id(29)
     in_folder, in_tar = locate(folder, {name})[name], locate(tar, {name})[name]

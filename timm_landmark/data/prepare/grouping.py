@@ -74,8 +74,8 @@ def crossing_groups(groups: Mapping[str, str], splits: Mapping[str, str]) -> tup
     members: dict[str, list[str]] = {}
     for name, key in groups.items():
         members.setdefault(key, []).append(name)
-    torn = [names for names in members.values() if len({splits[name] for name in names}) > 1]
-    return len(torn), sum(map(len, torn))
+    divided = [names for names in members.values() if len({splits[name] for name in names}) > 1]
+    return len(divided), sum(map(len, divided))
 
 
 def describe_groups(groups: Mapping[str, str]) -> str:

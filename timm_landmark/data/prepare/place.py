@@ -66,7 +66,7 @@ def place(
     write_rows(work.data, RejectRow, rejects)
     write_atomic(work.data / "class_map.txt", "".join(f"{row.folder}\n" for row in classes))
     _write_sheets(work, classes, manifest, groups, rejects, pictures)
-    torn, torn_images = crossing_groups(groups, random_split)
+    divided, divided_images = crossing_groups(groups, random_split)
     counts = {split: sum(row.split == split for row in manifest) for split in SPLITS}
     from timm_landmark import __version__
 
@@ -87,8 +87,8 @@ def place(
         },
         "groups": {
             "near_duplicates": describe_groups(groups),
-            "groups_torn_by_a_random_split": torn,
-            "images_in_those_groups": torn_images,
+            "groups_torn_by_a_random_split": divided,
+            "images_in_those_groups": divided_images,
         },
         "digest": data_digest(work.data),
     }
