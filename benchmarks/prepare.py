@@ -179,7 +179,7 @@ def _rates(photos: list[bytes], place: str | None) -> dict[str, object]:
     from timm_landmark.data.images import decode_rgb, encode_jpeg, resize
     from timm_landmark.data.prepare.pool import run_jobs
     from timm_landmark.data.prepare.sources import Location
-    from timm_landmark.data.prepare.store import StorePhoto
+    from timm_landmark.data.prepare.store import Stored, StorePhoto
     from timm_landmark.data.prepare.workfolder import WorkFolder
 
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -198,7 +198,8 @@ def _rates(photos: list[bytes], place: str | None) -> dict[str, object]:
             store = StorePhoto(work.images, 256, "squash", 100_000_000)
             jobs = [(str(index), Location(folder, f"{index}.jpg")) for index in range(_COUNT)]
             for record in run_jobs(store, jobs, staff, blame, blame):
-                work.keep(record)
+                if isinstance(record, Stored):
+                    work.keep(record)
             if len(work.read_journal()[0]) != _COUNT:
                 sys.exit("a photo was not stored")
 

@@ -39,12 +39,12 @@ def test_attribution_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("release", "said", "not_said"),
     [
-        ("GLDv1", "Do not pass photos on", "CVPR 2020"),
+        ("GLDv1", "Do not redistribute", "CVPR 2020"),
         ("GLDv2", "CVPR 2020", "Ozaki"),
         ("GLDv2 clean", "Ozaki", "ICCV"),
         ("Kaggle 2020/2021 (GLDv2 clean)", "Ozaki", "ICCV"),
-        ("GLDv1 or GLDv2", "Do not pass photos on", "Ozaki"),
-        ("own photos", "not known here", "## Cite"),
+        ("GLDv1 or GLDv2", "Do not redistribute", "Ozaki"),
+        ("own photos", "licences of the photos are unknown", "## Cite"),
     ],
 )
 def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
@@ -67,7 +67,7 @@ def test_card_says_what_the_set_is(tmp_path, release, said, not_said):
 
 
 def test_licences_of_the_attribution_are_words_in_the_card(tmp_path):
-    """The column is anyone's: no HTML, no link but to Creative Commons, no way out of the table, no terminal escape."""
+    """The column is untrusted: no HTML, no link except to Creative Commons, no line break, no terminal escape."""
     data = tmp_path / "data"
     manifest, _ = small_dataset(data)
     licences = [
@@ -87,7 +87,7 @@ def test_licences_of_the_attribution_are_words_in_the_card(tmp_path):
     write_attribution(data, tmp_path / "train_attribution.csv", [row.image_id for row in manifest])
     write_card(data, "timm-landmark prepare", {})
     text = (data / "README.md").read_text(encoding="utf-8")
-    table = text.partition("as `attribution.csv` states it | images |\n|---|---|\n")[2].partition("\n\n")[0]
+    table = text.partition("as stated in `attribution.csv` | images |\n|---|---|\n")[2].partition("\n\n")[0]
     assert table.splitlines() == [
         r"| &lt;script&gt;alert\(1\)&lt;\/script&gt;&lt;img src=x onerror=alert\(1\)&gt; | 5 |",
         r"| a \| b \# Title \[free\]\(javascript\:x\) | 5 |",

@@ -33,7 +33,7 @@ def test_a_whole_set_has_no_problem(data):
 
 
 def test_every_flipped_byte_is_found(data):
-    """One byte of each kind of file, sums included."""
+    """Flips one byte in each kind of file, also in the checksums."""
     for path in [some_image_file(data), *(path for path in data.iterdir() if path.is_file())]:
         content = path.read_bytes()
         flipped = bytearray(content)
@@ -41,9 +41,9 @@ def test_every_flipped_byte_is_found(data):
         path.write_bytes(flipped)
         try:
             problems = check_dataset(data)
-        except UserError as error:  # dataset.json that is no JSON any more
+        except UserError as error:  # dataset.json is no longer JSON
             problems = [str(error)]
-        if path.name == "sha256sums.txt":  # then what it lists wrongly is named
+        if path.name == "sha256sums.txt":  # then the problem names the file whose line changed
             assert problems
         else:
             assert any(path.name in problem for problem in problems), path.name
@@ -74,7 +74,7 @@ def edit(data, name, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    write_sums(data)  # whoever changed the table also wrote new sums: the tables must still be found inconsistent
+    write_sums(data)  # with new checksums, the tables must still be found inconsistent
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_duplicates_and_rejects_in_the_manifest_are_named(data):
     write_sums(data)
     problems = check_dataset(data)
     assert any("is listed 2 times" in problem for problem in problems)
-    assert any(f"image {first} is in manifest.csv too" in problem for problem in problems)
+    assert any(f"image {first} is also in manifest.csv" in problem for problem in problems)
 
 
 def test_labels_inside_shards_are_compared(tmp_path):
@@ -139,7 +139,7 @@ def test_labels_inside_shards_are_compared(tmp_path):
         pass
     write_sums(tmp_path / "data")
     problems = check_dataset(tmp_path / "data")
-    assert any("0 images, _info.json says 1" in problem for problem in problems)
+    assert any("0 images, but _info.json lists 1" in problem for problem in problems)
     assert any("in no readable shard" in problem for problem in problems)
 
 

@@ -1,4 +1,4 @@
-"""Photos of every kind, and what is refused; the rules that data/images.py states."""
+"""Photos of every format and those that are rejected, by the rules of data/images.py."""
 
 import io
 import struct
@@ -63,7 +63,7 @@ def test_transparent_is_white():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_honoured(orientation):
     marked = Image.new("RGB", (40, 24))
-    marked.paste((255, 0, 0), (0, 0, 20, 12))  # red where an upright picture has its upper left
+    marked.paste((255, 0, 0), (0, 0, 20, 12))  # red in the upper left of the upright picture
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that give the stored picture
     stored = marked if orientation == 1 else marked.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
@@ -99,7 +99,7 @@ def test_what_cannot_be_used_has_its_reason(content, reason):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    size = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)  # 3.6 thousand million pixels
+    size = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)  # 3.6 billion pixels
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
     bomb += encode(Image.new("1", (8, 8)), "PNG")[33:]
     for limit, said in ((None, "60000 x 60000, the limit is 100000000"), (PILLOWS_LIMIT, "Image size")):
@@ -125,7 +125,7 @@ def test_a_strip_too_long_for_a_jpeg_is_rejected_when_it_keeps_its_ratio():
 
 
 def test_squash_is_antialiased():
-    """Lines finer than the target's pixels become their mean, not stripes."""
+    """Lines finer than the target's pixels become their mean instead of stripes."""
     stripes = np.zeros((512, 512, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     assert np.ptp(np.asarray(resize(Image.fromarray(stripes), 64))[8:-8, 8:-8].astype(int)) <= 4
@@ -147,7 +147,7 @@ def test_stored_jpeg_is_full_chroma_and_repeats():
 
 
 def test_a_library_leaves_the_process_as_it_is(monkeypatch):
-    """Pillow's limit and the warnings' filters are everybody's; threads that save and restore them get in a tangle."""
+    """Pillow's limit and the warning filters are global; threads that save and restore them would interfere."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PILLOWS_LIMIT)
     content = encode(SCENE, quality=90)
     with warnings.catch_warnings():
@@ -164,7 +164,7 @@ def pillows_limit(_job) -> Iterator[int | None]:
 
 
 def test_commands_and_workers_settle_their_process_once(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns from here on and refuses twice as many
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above this and refuses above twice as much
     with pytest.raises(RejectedImage, match="too many pixels: Image size"):
         decode_rgb(encode(SCENE))
     assert list(run_jobs(pillows_limit, [1], 1, lambda job, how: how, lambda job, seconds: None)) == [None]

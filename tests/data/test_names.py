@@ -1,4 +1,4 @@
-"""Image ids as file names, on systems with other rules than this one's."""
+"""Image ids as file names, also on systems with other rules."""
 
 import pytest
 from prepare_helpers import command, encode, read_csv, scene, write_csv
@@ -47,7 +47,7 @@ def test_ids_alike_where_case_is_ignored(names):
 
 
 def test_prepare_keeps_long_ids_and_lists_those_that_cannot_be_kept(tmp_path):
-    """A photo whose name leaves no room for a temporary one must not end the run."""
+    """A photo whose name is too long for a temporary suffix must not end the run."""
     good = ["l" * 248, "m" * 251, *(f"{index:04x}" for index in range(30))]
     bad = ["nul", "aBcd", "abCD", "n" * 252]
     (tmp_path / "photos").mkdir()

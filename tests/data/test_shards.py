@@ -78,7 +78,7 @@ def test_tar_bytes_depend_on_the_images_only(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e9)
     small_dataset(tmp_path / "two", form="webdataset")
     names = sorted(path.name for path in (tmp_path / "one").glob("*.tar"))
-    assert len(names) == 3 * sum(COUNTS.values())  # fewer images than SHARES: a shard each
+    assert len(names) == 3 * sum(COUNTS.values())  # fewer images than SHARES: one per shard
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     with tarfile.open(tmp_path / "one" / names[0]) as archive:

@@ -47,6 +47,6 @@ def test_reject_sheet_shows_groups_and_every_reason(tmp_path):
     rejects = [RejectRow("x", "1", "truncated: 10 bytes"), RejectRow("y", "1", "missing"), RejectRow("z", "1", "html")]
     pictures = {name: red() for name in "abcdef"}
     reject_sheet(tmp_path / "a.png", groups, rejects, pictures.get)
-    assert red_pixels(tmp_path / "a.png") == 5 * TILE * TILE  # the five of two groups; not c, which is alone
+    assert red_pixels(tmp_path / "a.png") == 5 * TILE * TILE  # the five images of two groups, without c
     reject_sheet(tmp_path / "b.png", {}, [], pictures.get)
     assert red_pixels(tmp_path / "b.png") == 0

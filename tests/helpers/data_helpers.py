@@ -1,4 +1,4 @@
-"""A small prepared data set, written by hand as the format says, for tests of what reads one."""
+"""Writes a small prepared data set, independently of the commands, for tests of its readers."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A loopback server for downloads that misbehaves the way real ones do."""
+"""A loopback download server that misbehaves as real ones do."""
 
 import hashlib
 import random
@@ -13,13 +13,13 @@ QUICK = Retry(attempts=4, first_wait=0.01, longest_wait=1.2, timeout=1)
 
 
 class Server:
-    """Serves ``files``; ``faults`` holds, for a path, what goes wrong with its next requests, in order."""
+    """Serves ``files``; ``faults`` has, for each path, the failures of its next requests, in order."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str | None]] = []
-        self.tags = True  # an ETag with every file, and If-Range is obeyed
+        self.tags = True  # send an ETag with every file and obey If-Range
         self.sent: Counter = Counter()
         self.slow = 0.0
         outer = self
@@ -80,7 +80,9 @@ class Server:
             body = body[: max(1, len(body) // 2)]
             handler.close_connection = True
         for offset in range(0, len(body), 1 << 14):
-            self.sent[path] += len(body[offset : offset + (1 << 14)])  # before the client can have the last byte
+            self.sent[path] += len(
+                body[offset : offset + (1 << 14)]
+            )  # before the client can have received the last byte
             handler.wfile.write(body[offset : offset + (1 << 14)])
             time.sleep(self.slow)
         return None

@@ -1,4 +1,4 @@
-"""Sources for ``timm-landmark prepare`` in the layout of Google Landmarks, drawn by seed, and ways to run it."""
+"""Seeded sources for ``timm-landmark prepare`` in the layout of Google Landmarks, and ways to run it."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ from PIL import Image
 
 from timm_landmark.cli import main
 
-# What the installed command does.
+# The code of the installed command.
 COMMAND = "import sys, timm_landmark_cli; sys.exit(timm_landmark_cli.main())"
 
 
@@ -70,7 +70,7 @@ def write_csv(path: Path, labels: dict[str, int]) -> Path:
 
 
 def small_source(root: Path, classes: int = 4, per_class: int = 12) -> tuple[Path, Path]:
-    """A csv and a folder of photos; returns both."""
+    """Writes a csv and a folder of photos; returns both paths."""
     labels = {image_id(index): 100 + index % classes for index in range(classes * per_class)}
     images = {image_id(index): encode(scene(index), quality=85) for index in range(classes * per_class)}
     root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def command(metadata: Path, images: Path, output: Path, *more: str) -> list[str]
 
 
 def run_prepare(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """The verb in a process of its own, as a user starts it."""
+    """Runs the command in its own process, as a user does."""
     return subprocess.run(
         [sys.executable, "-c", COMMAND, "prepare", *arguments],
         capture_output=True,
@@ -93,10 +93,10 @@ def run_prepare(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def start(function: Callable[[], int | None], log: Path) -> int:
-    """Runs ``function`` in a forked child that leads a process group of its own: no start-up, a real process to kill.
+    """Runs ``function`` in a forked child with its own process group: a real process to kill, without start-up time.
 
     Returns:
-        The process id, which is the group's too; its exit code is what the function returns.
+        The process id, also that of the group; the exit code is the return value of ``function``.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -122,12 +122,12 @@ def start(function: Callable[[], int | None], log: Path) -> int:
 
 
 def start_prepare(arguments: Sequence[str], log: Path) -> int:
-    """The verb in a forked child; see ``start``."""
+    """Runs the command in a forked child; see ``start``."""
     return start(lambda: main(["prepare", *arguments]), log)
 
 
 def finish(child: int) -> int:
-    """Waits for a child; its exit code, negative for the signal that ended it."""
+    """Waits for a child and returns its exit code, which is negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -50,7 +50,7 @@ def test_a_failing_server_is_asked_again(server, shards, monkeypatch, capfd):
     monkeypatch.setattr(address, "WAITS", (0.01, 0.01))
     monkeypatch.setattr(server.handler, "busy", 2)
     assert (address.place(server.url) / "classes.csv").read_bytes() == (shards / "classes.csv").read_bytes()
-    assert capfd.readouterr().err.count("classes.csv: HTTP 503 Service Unavailable; again in 0 s") == 2
+    assert capfd.readouterr().err.count("classes.csv: HTTP 503 Service Unavailable; trying again in 0 s") == 2
 
 
 def test_a_command_gives_the_files(shards, trained, trainer, tmp_path):

@@ -1,7 +1,7 @@
-"""Where a prepared data set lies: in a folder or, with its images in shards, at an address.
+"""Where a prepared data set is: in a folder or, with its images in shards, at an address.
 
-http://HOST/DATA, https://HOST/DATA   its files are fetched from there, again where the connection or the server fails
-pipe:COMMAND DATA                     its files are what the shell command ``COMMAND DATA/NAME`` prints (S3 and others)
+http://HOST/DATA, https://HOST/DATA   files are downloaded, with retries if the connection or the server fails
+pipe:COMMAND DATA                     a file is the output of the shell command ``COMMAND DATA/NAME`` (S3 and others)
 """
 
 import http.client
@@ -25,7 +25,7 @@ _HTTP, _PIPE = ("http://", "https://"), "pipe:"
 
 @dataclass(frozen=True)
 class Address:
-    """A folder or file at an address: what reading a data set needs of a ``pathlib.Path``."""
+    """A folder or file at an address, with the part of ``pathlib.Path`` that reading a data set needs."""
 
     url: str
 
@@ -37,33 +37,33 @@ class Address:
 
     @property
     def name(self) -> str:
-        """The last part of it."""
+        """The last part of the address."""
         return self.url.rpartition("/")[2]
 
     @property
     def is_command(self) -> bool:
-        """Whether reading from it runs a command of the shell."""
+        """Whether reading it runs a shell command."""
         return self.url.startswith(_PIPE)
 
     def read_bytes(self) -> bytes:
         """The whole file.
 
         Raises:
-            FileNotFoundError: If the server says that there is none.
-            UserError: If it cannot be had for another reason.
+            FileNotFoundError: If the server does not have it.
+            UserError: If it cannot be read for another reason.
         """
         return _run(self.url.removeprefix(_PIPE)) if self.is_command else _get(self.url)
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The whole file as text; errors as of :meth:`read_bytes`."""
+        """The whole file as text; raises the errors of :meth:`read_bytes`."""
         return self.read_bytes().decode(encoding)
 
     def open(self, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
-        """The file, opened for reading text; errors as of :meth:`read_bytes`."""
+        """The file, opened for reading text; raises the errors of :meth:`read_bytes`."""
         return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding=encoding, newline=newline)
 
     def exists(self) -> bool:
-        """Whether the file can be read, which is tried."""
+        """Whether the file can be read; this reads it."""
         try:
             self.read_bytes()
         except (FileNotFoundError, UserError):
@@ -79,22 +79,23 @@ Place: TypeAlias = Path | Address
 
 
 def place(text: str) -> Place:
-    """What an option ``--data`` names: an address if it is written like one, else a folder.
+    """The value of an option ``--data``: an address if it looks like one, else a folder.
 
     Raises:
-        UserError: For an address of a kind that is not read.
+        UserError: If the scheme of the address is not supported.
     """
     if text.startswith((*_HTTP, _PIPE)):
         return Address(text)
     if "://" in text:
         raise UserError(
-            f"--data {text}: only addresses with http:// and https:// are read; for any other, give a command that "
-            "prints a file: --data 'pipe:COMMAND ADDRESS', such as 'pipe:s5cmd cat s3://BUCKET/DATA'"
+            f"--data {text}: only addresses with http:// and https:// are supported; for others, pass a command "
+            "that prints a file: --data 'pipe:COMMAND ADDRESS', such as 'pipe:s5cmd cat s3://BUCKET/DATA'"
         )
     return Path(text)
 
 
 def _get(url: str) -> bytes:
+    reason = ""
     for wait in (*WAITS, None):
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "timm-landmark"})
@@ -111,13 +112,17 @@ def _get(url: str) -> bytes:
         except (OSError, http.client.HTTPException) as error:
             reason = printable(str(getattr(error, "reason", None) or error), 80)
         if wait is not None:
-            say(f"{url}: {reason}; again in {wait:.0f} s", file=sys.stderr)
+            say(f"{url}: {reason}; trying again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
-    raise UserError(f"{url} cannot be read: {reason}, {len(WAITS) + 1} times; check the address and the server")
+    raise UserError(
+        f"{url} cannot be read: {reason}, after {len(WAITS) + 1} attempts; check the address and the server"
+    )
 
 
 def _run(command: str) -> bytes:
     done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise UserError(f"pipe:{command}: the command ended with exit code {done.returncode}, so the file is not read")
+        raise UserError(
+            f"pipe:{command}: the command ended with exit code {done.returncode}; check the command and the address"
+        )
     return done.stdout

@@ -1,4 +1,4 @@
-"""What goes with a data set that is passed on: attribution.csv, and a data card for people."""
+"""What accompanies a data set: attribution.csv, and README.md, its data card."""
 
 import csv
 import re
@@ -24,25 +24,25 @@ _GLDV1 = "Noh, Araujo, Sim, Weyand, Han: Large-Scale Image Retrieval with Attent
 _CLEAN = "Ozaki, Yokoo: Large-scale Landmark Retrieval/Recognition under a Noisy and Diverse Dataset. 2019."
 _GLDV2_LICENCE = (
     "Annotations: CC BY 4.0, Google. Photos of the Google Landmarks v2 train set: CC BY without NonDerivs, some "
-    "ShareAlike; their publishers ask everyone to verify each. Pass photos on only with attribution."
+    "ShareAlike; their publishers ask users to verify each licence. Redistribute photos only with attribution."
 )
-_COMMONS = re.compile(r"https?://creativecommons\.org/[a-z0-9./-]*")  # may stand as a link: Google's file has these
-_UNKNOWN_LICENCE = "The licence of each photo is not known here. Do not pass photos on before you know it."
+_COMMONS = re.compile(r"https?://creativecommons\.org/[a-z0-9./-]*")  # may remain links: Google's file has these
+_UNKNOWN_LICENCE = "The licences of the photos are unknown. Do not redistribute a photo before you know its licence."
 
 
 def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
-    """Writes attribution.csv: of GLDv2's train_attribution.csv (4.1 million rows) only those of images used.
+    """Writes attribution.csv: the rows of GLDv2's train_attribution.csv (4.1 million) for the images used.
 
     Args:
         data: The data set.
-        source: train_attribution.csv, plain or ``.gz``; read in pieces, so memory does not grow with it.
-        ids: The images used.
+        source: train_attribution.csv, plain or ``.gz``; read in pieces, so that memory use does not grow with it.
+        ids: Ids of the images used.
 
     Returns:
-        How many of the images have no row there.
+        Number of images without a row there.
 
     Raises:
-        UserError: If the file cannot be read or its columns are others.
+        UserError: If the file cannot be read or a column is missing.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -64,7 +64,8 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
                     f"GLDv2's train_attribution.csv has {','.join(_COLUMNS)}"
                 )
             for batch in reader:
-                rows = batch.filter(compute.is_in(batch["id"], value_set=wanted)).select(_COLUMNS)
+                used = compute.is_in(batch["id"], value_set=wanted)  # pyright: ignore[reportAttributeAccessIssue]  # dynamic
+                rows = batch.filter(used).select(_COLUMNS)
                 for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
                     found.setdefault(row[0], list(row))
     except (OSError, pa.ArrowInvalid) as error:
@@ -75,12 +76,12 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
 
 
 def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
-    """Writes README.md, a data card, from the set's own tables (and attribution.csv where it is).
+    """Writes README.md, the data card, from the data set's tables and, if it exists, attribution.csv.
 
     Args:
-        data: The data set, all of its tables written.
-        command: How to make it again, without paths of this machine.
-        facts: What else a reader should know (rules, seeds, group counts), as name -> value lines.
+        data: The data set, with all of its tables.
+        command: The command that reproduces it, without local paths.
+        facts: Other facts for the reader (rules, seeds, group counts), as name -> value.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -109,7 +110,7 @@ def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
 
 
 def rights(release: str) -> dict[str, object]:
-    """What may be said of a release's licences, and what it asks to cite."""
+    """What the card states about a release's licences, and the papers to cite."""
     first, second, clean = ("GLDv1" in release, "GLDv2" in release, "clean" in release)
     citations = [_GLDV2] * second + [_GLDV1] * first + [_CLEAN] * clean
     known = second and not first

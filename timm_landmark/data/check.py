@@ -1,13 +1,17 @@
-"""Checking a prepared data set: the sums of all its files, and what its tables say of each other.
+"""Checks a prepared data set for damage: its files against their checksums, and its tables against each other.
 
-DATA/sha256sums.txt lists every other file of the set (``sha256sum --check`` reads it too). The manifest's sha256 is of
-the *source* bytes, so that two sets of one source agree whatever decoder wrote them; the sums are of what is stored.
+:mod:`timm_landmark.hub.check` is the command `timm-landmark check`, which calls this module for data sets and also
+checks exported models and models on the Hub.
+
+DATA/sha256sums.txt lists every other file of the data set, in the format of ``sha256sum --check``. The manifest's
+sha256 is that of the *source* bytes, so that two data sets of one source agree whichever decoder wrote them; the
+checksums are those of the stored files.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from timm_landmark.data.address import Place
 from timm_landmark.data.layout import (
@@ -29,16 +33,16 @@ _Result = TypeVar("_Result")
 
 
 def stored_name(row: ManifestRow) -> str:
-    """Path of an image inside a data set of folders, with forward slashes."""
+    """Path of an image in a data set with image folders, with forward slashes."""
     return f"{row.split}/{row.folder}/{row.image_id}.jpg"
 
 
 def write_sums(data: Path, known: Mapping[str, str] | None = None) -> None:
-    """Writes sha256sums.txt over every file in ``data``; the last file that a finished set gets.
+    """Writes sha256sums.txt for every file in ``data``; it is the last file of a finished data set.
 
     Args:
         data: The data set.
-        known: Path relative to ``data`` -> hex SHA-256 for files hashed before (the images); all others are read.
+        known: Path relative to ``data`` -> hex SHA-256 of files already hashed (the images); all others are read.
     """
     known = known or {}
     sums = {name: known.get(name) or sha256_file(data / name) for name in _files(data) if name != SUMS}
@@ -49,16 +53,16 @@ def read_sums(data: Place) -> dict[str, str]:
     """Path relative to ``data`` -> hex SHA-256, from sha256sums.txt.
 
     Raises:
-        UserError: If it is missing or a line of it cannot be read.
+        UserError: If the file is missing or damaged.
     """
     try:
-        lines = (data / SUMS).read_bytes().decode().split("\n")  # not splitlines: it takes other bytes for line ends
+        lines = (data / SUMS).read_bytes().decode().split("\n")  # not splitlines, which has more line ends
     except FileNotFoundError:
-        raise UserError(f"{SUMS} is missing: the run that made {data} did not end; repeat it to finish") from None
+        raise UserError(f"{SUMS} is missing: the run that made {data} was interrupted; repeat it to finish") from None
     except UnicodeDecodeError:
         raise UserError(f"{SUMS} is damaged: not UTF-8") from None
     if lines.pop():
-        raise UserError(f"{SUMS} is damaged: its last line has no end")
+        raise UserError(f"{SUMS} is damaged: its last line is incomplete")
     pairs = [line.partition("  ") for line in lines]
     if broken := [number for number, (digest, _, name) in enumerate(pairs, 1) if len(digest) != 64 or not name]:
         raise UserError(f"{SUMS} is damaged: line {broken[0]} is not 'sha256  path'")
@@ -66,13 +70,13 @@ def read_sums(data: Place) -> dict[str, str]:
 
 
 def check_dataset(data: Path) -> list[str]:
-    """Compares a prepared data set with its own records.
+    """Checks a prepared data set for damage: every file, table and shard.
 
     Args:
-        data: The folder that ``prepare`` or ``synthesize`` wrote, images in folders or in shards.
+        data: The folder that ``prepare`` or ``synthesize`` wrote, with images in folders or in shards.
 
     Returns:
-        The problems, each a line that names the file; empty if all is as written.
+        The problems, one line each, which names the file; empty if there is no damage.
 
     Raises:
         UserError: If ``data`` is not a prepared data set at all.
@@ -83,15 +87,17 @@ def check_dataset(data: Path) -> list[str]:
     sums = _or_problem(problems, lambda: read_sums(data)) or {}
     if sums:
         problems += check_files(data, sums)
-    tables = [_or_problem(problems, lambda kind=kind: read_rows(data, kind)) for kind in FILES]
-    if all(table is not None for table in tables):
-        classes, manifest, rejects = tables
+    classes = _or_problem(problems, lambda: read_rows(data, ClassRow))
+    manifest = _or_problem(problems, lambda: read_rows(data, ManifestRow))
+    rejects = _or_problem(problems, lambda: read_rows(data, RejectRow))
+    if classes is not None and manifest is not None and rejects is not None:
         problems += _check_tables(data, info, classes, manifest, rejects)
         problems += _check_images(data, sums, classes, manifest)
     return list(dict.fromkeys(problems))
 
 
 def _or_problem(problems: list[str], read: Callable[[], _Result]) -> _Result | None:
+    """The result of ``read``; if it fails, None, and ``problems`` gets a line."""
     try:
         return read()
     except UserError as error:
@@ -106,27 +112,27 @@ def _files(data: Path) -> Iterable[str]:
 
 
 def check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
-    """Holds every file below ``data`` against ``sums``; yields a line for each that is changed, missing or foreign."""
+    """Compares every file below ``data`` with ``sums``; yields a line for each changed, missing or foreign file."""
     from tqdm import tqdm
 
     for name, digest in tqdm(sums.items(), desc="check", unit=" files", disable=None, leave=False):
         try:
             if sha256_file(data / name) != digest:
-                yield f"{name}: changed, its bytes are not those that sha256sums.txt records"
+                yield f"{name}: changed, its checksum is not the one in {SUMS}"
         except FileNotFoundError:
             yield f"{name}: missing"
         except OSError as error:
             yield f"{name}: cannot be read ({error.strerror})"
     for name in sorted(_files(data)):
         if name not in sums and name != SUMS:
-            yield f"{name}: foreign, not in {SUMS}"
+            yield f"{name}: foreign, not listed in {SUMS}"
 
 
 def _check_tables(
-    data: Path, info: Mapping, classes: list[ClassRow], manifest: list[ManifestRow], rejects: list[RejectRow]
+    data: Path, info: Mapping[str, Any], classes: list[ClassRow], manifest: list[ManifestRow], rejects: list[RejectRow]
 ) -> Iterable[str]:
     if info.get("digest") != data_digest(data):
-        yield f"dataset.json: the digest is not that of {FILES[ManifestRow]}"
+        yield f"dataset.json: the digest does not match {FILES[ManifestRow]}"
     ids = [row.image_id for row in manifest]
     if ids != sorted(ids):
         yield f"{FILES[ManifestRow]}: not sorted by image_id"
@@ -134,12 +140,12 @@ def _check_tables(
         if count > 1:
             yield f"{FILES[ManifestRow]}: image {name} is listed {count} times"
     for name in sorted(set(ids) & {row.image_id for row in rejects}):
-        yield f"{FILES[RejectRow]}: image {name} is in {FILES[ManifestRow]} too"
+        yield f"{FILES[RejectRow]}: image {name} is also in {FILES[ManifestRow]}"
     folders = {row.folder: row for row in classes}
     if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text(encoding="utf-8").split() != list(
         folders
     ):
-        yield "class_map.txt: not the classes of classes.csv in their order"
+        yield "class_map.txt: does not list the classes of classes.csv in order"
     for row in manifest:
         if row.split not in SPLITS or row.folder not in folders:
             yield f"{FILES[ManifestRow]}: image {row.image_id} has split {row.split!r} and class {row.folder!r}"
@@ -158,16 +164,16 @@ def _check_tables(
 def _check_images(
     data: Path, sums: Mapping[str, str], classes: list[ClassRow], manifest: list[ManifestRow]
 ) -> Iterable[str]:
-    """Every image of the manifest is stored, under its class, and no other."""
+    """Checks that exactly the images of the manifest are stored, each under its class."""
     if INFO in sums or in_shards(data):
         yield from _check_shards(data, {row.folder: index for index, row in enumerate(classes)}, manifest)
         return
     wanted = {stored_name(row) for row in manifest}
     recorded = {name for name in sums if name.endswith(".jpg")}
     for name in sorted(wanted - recorded) if sums else ():
-        yield f"{name}: in {FILES[ManifestRow]}, not in {SUMS}"
+        yield f"{name}: in {FILES[ManifestRow]} but not in {SUMS}"
     for name in sorted(recorded - wanted):
-        yield f"{name}: in {SUMS}, not in {FILES[ManifestRow]}"
+        yield f"{name}: in {SUMS} but not in {FILES[ManifestRow]}"
 
 
 def _check_shards(data: Path, class_index: Mapping[str, int], manifest: list[ManifestRow]) -> Iterable[str]:
@@ -188,9 +194,9 @@ def _check_shards(data: Path, class_index: Mapping[str, int], manifest: list[Man
             yield f"{name}: cannot be read as a shard ({error})"
             continue
         if len(samples) != length:
-            yield f"{name}: {len(samples)} images, {INFO} says {length}"
+            yield f"{name}: {len(samples)} images, but {INFO} lists {length}"
         for key, (index, _) in samples.items():
             if wanted.pop((split, key), None) != index:
-                yield f"{name}: image {key} with class index {index} is not what {FILES[ManifestRow]} says"
+                yield f"{name}: image {key} with class index {index} does not match {FILES[ManifestRow]}"
     for split, key in wanted:
-        yield f"image {key} of {split}: in {FILES[ManifestRow]}, in no readable shard"
+        yield f"image {key} of {split}: in {FILES[ManifestRow]} but in no readable shard"

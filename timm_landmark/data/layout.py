@@ -1,8 +1,8 @@
-"""The prepared data set's files: what ``prepare`` and ``synthesize`` write and everything else reads.
+"""The files of a prepared data set, which ``prepare`` and ``synthesize`` write and everything else reads.
 
 DATA/train|validation|test/<class folder>/<image_id>.jpg   or, in shards, DATA/<split>-NNNNNN.tar and DATA/_info.json
 DATA/classes.csv     class,landmark_id,name,train,validation,test   (class index = line order)
-DATA/class_map.txt   one class folder a line (timm's --class-map)
+DATA/class_map.txt   one class folder per line (timm's --class-map)
 DATA/manifest.csv    image_id,landmark_id,class,split,sha256,source (sorted by image_id)
 DATA/rejects.csv     image_id,landmark_id,reason
 DATA/dataset.json    source release, arguments, seed, counts, digest (see ``data_digest``), version
@@ -59,7 +59,7 @@ class RejectRow:
 
 Row = TypeVar("Row", ClassRow, ManifestRow, RejectRow)
 _QUOTED = re.compile(r'[,"\r\n]')
-FILES = {ClassRow: "classes.csv", ManifestRow: "manifest.csv", RejectRow: "rejects.csv"}
+FILES: dict[type, str] = {ClassRow: "classes.csv", ManifestRow: "manifest.csv", RejectRow: "rejects.csv"}
 
 
 def _columns(row_type: type) -> list[str]:
@@ -67,24 +67,24 @@ def _columns(row_type: type) -> list[str]:
 
 
 def folder_name(index: int, classes: int) -> str:
-    """Zero-padded class folder (at least four digits), so that every reader sorts the classes the same way."""
+    """Zero-padded class folder (at least four digits), so that all readers sort the classes the same way."""
     return f"{index:0{max(4, len(str(classes - 1)))}d}"
 
 
 def render_rows(row_type: type[Row], rows: Iterable[Row]) -> str:
-    """The CSV text of one of the data set's tables, with LF line ends."""
+    """The CSV text of a table of the data set, with LF line endings."""
     return "".join(map(csv_line, [_columns(row_type), *map(astuple, rows)]))
 
 
 def csv_line(fields: Iterable[object]) -> str:
-    """One line of CSV, ended by LF; a lone CR is quoted too, which ``csv.writer`` leaves bare and no reader takes."""
+    """One line of CSV with LF; it also quotes a lone CR, which ``csv.writer`` does not and which no reader accepts."""
     texts = ["" if field is None else str(field) for field in fields]
     doubled = ((text, text.replace('"', '""')) for text in texts)
     return ",".join(f'"{quoted}"' if _QUOTED.search(text) else text for text, quoted in doubled) + "\n"
 
 
 def write_rows(data: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Writes classes.csv, manifest.csv or rejects.csv (told by ``row_type``) into ``data``, atomically."""
+    """Writes classes.csv, manifest.csv or rejects.csv, as given by ``row_type``, into ``data``, atomically."""
     write_atomic(data / FILES[row_type], render_rows(row_type, rows))
 
 
@@ -92,7 +92,7 @@ def read_rows(data: Place, row_type: type[Row]) -> list[Row]:
     """Reads classes.csv, manifest.csv or rejects.csv of a prepared data set.
 
     Raises:
-        UserError: If the file is missing or cannot be read, or its columns are not the format's.
+        UserError: If the file is missing or cannot be read, or it has other columns.
     """
     try:
         return [_parse(row_type, line) for line in _lines(data, row_type)]
@@ -102,13 +102,13 @@ def read_rows(data: Place, row_type: type[Row]) -> list[Row]:
 
 
 def data_digest(data: Place) -> str:
-    """Hex SHA-256 that names a prepared data set: its images' ids, labels, classes, splits and source bytes.
+    """Hex SHA-256 that identifies a prepared data set by its images' ids, labels, classes, splits and source bytes.
 
-    It is that of manifest.csv without its last column, ``source``: the same photos give the same digest wherever they
-    lay when they were read. (``cut -d, -f1-5 manifest.csv | sha256sum``, where no id is quoted.)
+    It is the hash of manifest.csv without its last column, ``source``: the same photos give the same digest wherever
+    they were read from. (``cut -d, -f1-5 manifest.csv | sha256sum``, where no id is quoted.)
 
     Raises:
-        UserError: As ``read_rows``.
+        UserError: As for ``read_rows``.
     """
     digest = hashlib.sha256(csv_line(_columns(ManifestRow)[:-1]).encode())
     for line in _lines(data, ManifestRow):  # one at a time: there may be millions
@@ -117,7 +117,7 @@ def data_digest(data: Place) -> str:
 
 
 def _lines(data: Place, row_type: type) -> Iterator[list[str]]:
-    """A table's lines as text, below its header."""
+    """The fields of each line of a table, without its header."""
     path = data / FILES[row_type]
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -132,15 +132,16 @@ def _lines(data: Place, row_type: type) -> Iterator[list[str]]:
             "`timm-landmark synthesize`"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or make it anew") from None
+        raise UserError(f"{path} is damaged ({error}); restore it or prepare the data set again") from None
 
 
 def _parse(row_type: type[Row], line: Sequence[str]) -> Row:
     if len(line) != len(fields(row_type)):
         raise ValueError(f"{len(line)} fields in {','.join(line)!r}")
-    return row_type(
-        *[int(text) if field.type is int else text for field, text in zip(fields(row_type), line, strict=True)]
-    )
+    values: list[Any] = [
+        int(text) if field.type is int else text for field, text in zip(fields(row_type), line, strict=True)
+    ]
+    return row_type(*values)
 
 
 def read_dataset_info(data: Place) -> dict[str, Any]:

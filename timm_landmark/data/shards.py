@@ -1,7 +1,7 @@
-"""WebDataset shards: the images and labels of the folders, in tars that timm's ``wds/`` reader trains from.
+"""WebDataset shards: images and labels in tars, which timm's ``wds/`` reader trains from.
 
 DATA/<split>-000000.tar ...   <image_id>.jpg and <image_id>.cls (the class index) for every image
-DATA/_info.json               for each split its name, num_samples, filenames and shard_lengths
+DATA/_info.json               name, num_samples, filenames and shard_lengths of each split
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from timm_landmark.data.address import Address, Place
@@ -21,24 +21,24 @@ from timm_landmark.utils.files import atomic_path, write_json
 
 INFO = "_info.json"
 SHARD_IMAGES = 500  # at most: about 20 MB
-SHARES = 96  # timm deals whole shards to loading processes; a multiple of 96 goes evenly to 1, 2, 3, 4, 6, 8, ... 96
+SHARES = 96  # timm assigns whole shards to loading processes; multiples of 96 divide by 1, 2, 3, 4, 6, 8, ... 96
 
 
 def sample_key(image_id: str) -> str:
-    """The name of an image inside a shard: its id, with what WebDataset would split at (dots, slashes) escaped."""
+    """The key of an image in a shard: its id, with the dots and slashes escaped that WebDataset splits at."""
     return quote(image_id, safe="").replace(".", "%2E")
 
 
 def stored_order(rows: Iterable[ManifestRow], seed: int) -> list[ManifestRow]:
-    """The order in which shards hold the images of a split: by the hash of seed and id, a function of these alone.
+    """The order of a split's images in its shards: by the hash of seed and id, independent of everything else.
 
-    timm's reader shuffles shards and a window of samples only, so the classes must be mixed already.
+    timm's reader only shuffles shards and a window of samples, so the classes must already be mixed.
     """
     return sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row.image_id}".encode()).digest())
 
 
 def plan_shards(rows: Iterable[ManifestRow], seed: int) -> dict[str, list[ManifestRow]]:
-    """Deals every split, in its stored order, to shards of nearly equal length.
+    """Divides every split, in its stored order, into shards of nearly equal length.
 
     Args:
         rows: The manifest.
@@ -67,10 +67,10 @@ def write_shard(
         path: The tar to write.
         rows: Its images, in order.
         class_index: Class folder -> class index.
-        stored: Gives the JPEG bytes of an image.
+        stored: Returns the JPEG bytes of an image.
 
     Raises:
-        OSError: If the disk is full or cannot be written; no tar is then left.
+        OSError: If the disk is full or not writable; then no tar is left.
     """
     with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         for row in rows:
@@ -80,7 +80,7 @@ def write_shard(
 
 
 def shard_holds(path: Path, rows: Sequence[ManifestRow], class_index: Mapping[str, int]) -> bool:
-    """Whether ``path`` is a shard of exactly these images and labels, as an interrupted run may have left it."""
+    """Whether ``path`` is a shard with exactly these images and labels, for example from an interrupted run."""
     try:
         with open(path, "rb") as file:
             samples = read_shard(file)
@@ -91,7 +91,7 @@ def shard_holds(path: Path, rows: Sequence[ManifestRow], class_index: Mapping[st
 
 
 def write_shard_info(data: Path, plan: Mapping[str, Sequence[ManifestRow]]) -> None:
-    """Writes ``_info.json``, the file that timm's reader takes split sizes and file names from."""
+    """Writes ``_info.json``, from which timm's reader takes split sizes and file names."""
     splits = {}
     for split in SPLITS:
         names = [name for name in plan if name.startswith(f"{split}-")]
@@ -104,12 +104,12 @@ def read_shard(file: BinaryIO) -> dict[str, tuple[int, bytes]]:
     """The samples of one shard: key -> (class index, JPEG bytes).
 
     Raises:
-        tarfile.TarError, KeyError, ValueError: If the file is not a shard of this kind.
+        tarfile.TarError, KeyError, ValueError: If the file is not such a shard.
     """
     parts: dict[str, bytes] = {}
     with tarfile.open(fileobj=file) as archive:
         for member in archive:
-            if member.size < 0:  # older Pythons follow it back, for ever
+            if member.size < 0:  # older Python versions would follow it backwards forever
                 raise tarfile.ReadError(f"{member.name!r} has a negative size")
             content = archive.extractfile(member)
             parts[member.name] = content.read() if content else b""
@@ -123,21 +123,21 @@ def in_shards(data: Place) -> bool:
 
 
 def read_shard_info(data: Place) -> dict[str, dict[str, int]]:
-    """For each split, in order, its shards' file names and how many images each holds, from ``_info.json``.
+    """Reads ``_info.json``: for each split, in order, the file names of its shards -> number of images.
 
     Raises:
-        UserError: If it is missing or damaged. Names of other files are damage too: a name may go to a shell command.
+        UserError: If it is missing or damaged. Other file names count as damage, because a shell command may get them.
     """
     try:
         splits = json.loads((data / INFO).read_text(encoding="utf-8"))["splits"]
         return {split: _lengths(split, splits[split]) for split in SPLITS}
     except FileNotFoundError:
-        raise UserError(f"{data / INFO} is missing; {data} holds no shards, or not all of a data set") from None
+        raise UserError(f"{data / INFO} is missing; {data} holds no shards, or the data set is incomplete") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{data / INFO} cannot be read ({error!r}); restore it or prepare the data set again") from None
 
 
-def _lengths(split: str, info: Mapping) -> dict[str, int]:
+def _lengths(split: str, info: Mapping[str, Any]) -> dict[str, int]:
     lengths = dict(zip(info["filenames"], info["shard_lengths"], strict=True))
     if foreign := [name for name in lengths if not re.fullmatch(rf"{split}-\d{{6,}}\.tar", name)]:
         raise ValueError(f"{foreign[0]!r} is not the name of a shard of {split}")
@@ -147,33 +147,33 @@ def _lengths(split: str, info: Mapping) -> dict[str, int]:
 
 
 def read_samples(data: Place, name: str, images: int, sums: Mapping[str, str]) -> dict[str, tuple[int, bytes]]:
-    """The samples of one shard, as :func:`read_shard`, once it is seen to be the one that was written.
+    """The samples of one shard, as from :func:`read_shard`, after comparing it with its checksum.
 
     Args:
         data: The data set.
         name: The shard's file name.
-        images: How many it must hold, as ``_info.json`` says.
-        sums: File name -> SHA-256, as sha256sums.txt says.
+        images: Number of its images according to ``_info.json``.
+        sums: File name -> SHA-256, from sha256sums.txt.
 
     Raises:
-        UserError: If the shard is missing, cannot be read, or is another one.
+        UserError: If the shard is missing or damaged, or has another number of images.
     """
     remedy = "restore it or prepare the data set again"
     try:
         content = (data / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != sums.get(name):
-            raise UserError(f"{data / name} is damaged: its bytes are not those that sha256sums.txt records; {remedy}")
+            raise UserError(f"{data / name} is damaged: its checksum is not the one in sha256sums.txt; {remedy}")
         samples = read_shard(io.BytesIO(content))
     except FileNotFoundError:
         raise UserError(f"{data / name} is missing; {remedy}") from None
     except (OSError, tarfile.TarError, KeyError, ValueError) as error:
         raise UserError(f"{data / name} cannot be read as a shard ({error}); {remedy}") from None
     if len(samples) != images:
-        raise UserError(f"{data / name} holds {len(samples)} images, {INFO} says {images}; {remedy}")
+        raise UserError(f"{data / name} has {len(samples)} images, but {INFO} lists {images}; {remedy}")
     return samples
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644: the bytes depend on nothing else
+    member = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644: the bytes depend only on name and content
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

@@ -1,8 +1,9 @@
-"""Contact sheets, so that a person sees what a data set is: its classes, its near duplicates and its rejects."""
+"""Contact sheets that show a data set: its classes, its near duplicates and its rejects."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,16 +13,17 @@ from timm_landmark.utils.text import printable
 
 TILE, GAP, LINE, COLUMNS = 112, 4, 16, 8
 MOST_ROWS = 40
-# caption and encoded picture of one tile; None for one that cannot be shown
+_Item = TypeVar("_Item")
+# caption and encoded picture; None if there is no picture to show
 Tile = tuple[str, bytes | None]
 
 
 def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Tile]]]) -> None:
-    """Draws rows of pictures, each row under its title, into a PNG.
+    """Draws titled rows of pictures into a PNG.
 
     Args:
-        path: The PNG, written atomically.
-        rows: Title and tiles of each row; a row of more than eight tiles is wrapped.
+        path: The PNG to write, atomically.
+        rows: Title and tiles of each row; rows of more than eight tiles are wrapped.
     """
     lines: list[tuple[str, Sequence[Tile]]] = []
     for title, tiles in rows:
@@ -47,20 +49,22 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Non
 def class_sheet(
     path: Path, classes: Sequence[ClassRow], manifest: Iterable[ManifestRow], picture: Callable[[ManifestRow], bytes]
 ) -> None:
-    """Eight images of each class; of more than 40 classes, 40 spread evenly from first to last.
+    """Draws eight images of each class; of more than 40 classes, 40 spread evenly from first to last.
 
     Args:
-        path: The PNG.
-        classes: The lines of classes.csv.
-        manifest: The lines of manifest.csv.
-        picture: Gives the stored JPEG of an image.
+        path: The PNG to write.
+        classes: The rows of classes.csv.
+        manifest: The rows of manifest.csv.
+        picture: Returns the stored JPEG of an image.
     """
     shown = _spread(classes, MOST_ROWS)
     members: dict[str, list[ManifestRow]] = {row.folder: [] for row in shown}
     for row in manifest:
         if row.folder in members:
             members[row.folder].append(row)
-    rows = [(f"{len(shown)} of {len(classes)} classes", ())] if len(shown) < len(classes) else []
+    rows: list[tuple[str, Sequence[Tile]]] = []
+    if len(shown) < len(classes):
+        rows.append((f"{len(shown)} of {len(classes)} classes", ()))
     for row in shown:
         counts = f"{row.train} train, {row.validation} validation, {row.test} test"
         tiles = [(f"{one.split} {one.image_id}", picture(one)) for one in _spread(members[row.folder], COLUMNS)]
@@ -74,14 +78,14 @@ def reject_sheet(
     rejects: Iterable[RejectRow],
     picture: Callable[[str], bytes | None],
 ) -> None:
-    """The largest groups of near duplicates (20 lines at most), and the rejects by reason (24 a reason at most).
+    """Draws the largest groups of near duplicates (at most 20 lines) and the rejects (at most 24 per category).
 
     Args:
-        path: The PNG.
+        path: The PNG to write.
         groups: image_id -> group key.
-        rejects: The lines of rejects.csv.
-        picture: Gives the stored picture of an image by id, or None where there is none: an empty tile. (Rejects that
-            were decoded, such as those of a class left out, have one.)
+        rejects: The rows of rejects.csv.
+        picture: Returns the stored picture of an image id, or None, which gives an empty tile. (Rejects that were
+            decoded, such as those of a class that is left out, have one.)
     """
     members: dict[str, list[str]] = {}
     for name, key in sorted(groups.items()):
@@ -94,7 +98,7 @@ def reject_sheet(
                 break
             lines.append([])
         lines[-1] += [(f"#{number} {name}", picture(name)) for name in names[:COLUMNS]]
-    title = f"{len(several)} groups of near duplicates, each on one side of the split (# numbers the group)"
+    title = f"{len(several)} groups of near duplicates, each within one split (# is the number of the group)"
     rows: list[tuple[str, Sequence[Tile]]] = [(title, ()), *(("", tiles) for tiles in lines if tiles)]
     reasons: dict[str, list[RejectRow]] = {}
     for row in sorted(rejects, key=lambda row: (row.reason, row.image_id)):
@@ -106,7 +110,8 @@ def reject_sheet(
     contact_sheet(path, rows)
 
 
-def _spread(items: Sequence, most: int) -> list:
+def _spread(items: Sequence[_Item], most: int) -> list[_Item]:
+    """At most ``most`` items, spread evenly from first to last."""
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]
@@ -121,7 +126,7 @@ def _tile(picture: bytes | None) -> Image.Image:
         return image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
 
 
-def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> str:
+def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     text = printable(text)
     if draw.textlength(text, font) <= width:
         return text

@@ -1,4 +1,4 @@
-"""Reading every image of a split once, in one order, whether they are in folders or in shards."""
+"""Reads every image of a split once, in the same order from folders and from shards."""
 
 import io
 from collections.abc import Iterator
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class SplitReader:
-    """A reader for timm's ``IterableImageDataset``: gives each image with its number in ``rows``.
+    """A reader for timm's ``IterableImageDataset`` that yields each image with its index in ``rows``.
 
-    Equal sets give equal batches, in folders or in shards and with any number of loading processes: the order is that
-    of the shards, and each process takes a range of whole batches.
+    The same data set gives the same batches, from folders or shards and with any number of loading processes: images
+    come in the order of the shards, and each process reads a range of whole batches.
 
     Args:
         data: A prepared data set.
         split: ``train``, ``validation`` or ``test``.
-        batch_size: Images in a batch of the loader.
-        mode: Pillow's mode of the images.
+        batch_size: Batch size of the loader.
+        mode: Pillow mode of the images.
 
     Attributes:
-        rows: The split's lines of manifest.csv, in the order of the images.
+        rows: The split's rows of manifest.csv, in the order of the images.
 
     Raises:
-        UserError: If a table of the set cannot be read or the shards hold another number of images.
+        UserError: If a table cannot be read, or the shards have another number of images.
     """
 
     def __init__(self, data: Place, split: str, batch_size: int, mode: str = "RGB") -> None:
@@ -40,7 +40,7 @@ class SplitReader:
         rows = [row for row in read_rows(data, ManifestRow) if row.split == split]
         self.rows = stored_order(rows, read_dataset_info(data).get("seed", 0))
         if not rows:
-            raise UserError(f"{data}: manifest.csv has no images in {split}; prepare the set again")
+            raise UserError(f"{data}: manifest.csv has no images in {split}; prepare the data set again")
         self._batch_size = batch_size
         self._shards: dict[str, int] = {}
         if not in_shards(data):
@@ -49,7 +49,7 @@ class SplitReader:
         self._folders = [row.folder for row in read_rows(data, ClassRow)]
         if (count := sum(self._shards.values())) != len(rows):
             raise UserError(
-                f"{data}: {INFO} says {count} images in {split}, manifest.csv has {len(rows)}; prepare the set again"
+                f"{data}: {INFO} lists {count} images in {split}, manifest.csv {len(rows)}; prepare the data set again"
             )
 
     def __len__(self) -> int:
@@ -66,13 +66,14 @@ class SplitReader:
             yield picture, number
 
     def _share(self) -> tuple[int, int]:
-        """The range of images of this loading process."""
+        """First and last + 1 image of this loading process."""
         from torch.utils.data import get_worker_info
 
         worker = get_worker_info()
         index, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         batches = -(-len(self.rows) // self._batch_size)
-        return tuple(batches * part // workers * self._batch_size for part in (index, index + 1))
+        start, stop = batches * index // workers, batches * (index + 1) // workers
+        return start * self._batch_size, stop * self._batch_size
 
     def _from_files(self, start: int, stop: int) -> Iterator[tuple[int, bytes, str]]:
         for number, row in enumerate(self.rows[start:stop], start):
@@ -92,8 +93,8 @@ class SplitReader:
                     number = numbers.get(key)
                     if number is None or self._folders[index : index + 1] != [self.rows[number].folder]:
                         raise UserError(
-                            f"{self.data / name}: image {key} with class index {index} is not what manifest.csv says "
-                            f"of {self.split}; prepare the data set again"
+                            f"{self.data / name}: image {key} with class index {index} does not match manifest.csv "
+                            f"for {self.split}; prepare the data set again"
                         )
                     if start <= place < stop:
                         yield number, content, f"{self.data / name}: {key}.jpg"

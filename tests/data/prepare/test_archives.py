@@ -1,4 +1,4 @@
-"""Hostile, damaged and old archives: a walk ends, says what is wrong, and tells the same story as ``tarfile``."""
+"""Hostile, damaged and old archives: a walk ends, reports the problem, and agrees with ``tarfile``."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from timm_landmark.data.prepare.archives import archive_index, walk_tar, walk_zi
 from timm_landmark.data.shards import read_shard
 from timm_landmark.utils.errors import UserError
 
-MORE = 50  # members, than any archive here holds: a walk that goes round does not stall the test
+MORE = 50  # members, more than any archive here has: a walk in a circle does not stall the test
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def signed(header: bytearray, of: str = "B") -> bytes:
-    """The header with its right checksum, over unsigned or (``b``) signed bytes."""
+    """The header with a correct checksum, over unsigned or (``b``) signed bytes."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(struct.unpack(f"512{of}", header))
     return bytes(header)
@@ -81,9 +81,9 @@ def test_a_size_that_leads_back_or_out_of_the_archive_ends_the_walk(tmp_path, ca
     archive = write(tmp_path / "t.tar", *HOSTILE[case])
     with pytest.raises((ValueError, tarfile.TarError, RecursionError)):
         list(itertools.islice(walk_tar(archive), MORE))
-    with pytest.raises(UserError, match=r"--images .*t.tar: not a readable archive \(.*\); fetch it again"):
+    with pytest.raises(UserError, match=r"--images .*t.tar: not a readable archive \(.*\); download it again"):
         list(itertools.islice(archive_index(archive), MORE))
-    assert not [path for path in cache.rglob("*") if path.is_file()], "half an index is kept"
+    assert not [path for path in cache.rglob("*") if path.is_file()], "part of an index was kept"
 
 
 @pytest.mark.timeout(10)
@@ -112,8 +112,8 @@ def flipped(block: bytes, at: int) -> bytes:
     ids=["first", "second", "sum", "after pax", "pax", "behind pax", "empty name", "garbage"],
 )
 def test_a_wrong_checksum_is_damage_and_not_the_end(tmp_path, blocks):
-    """``tarfile`` would stop there in silence: every photo behind it would be called missing."""
-    with pytest.raises(UserError, match="fetch it again"):
+    """``tarfile`` would stop there silently: every later photo would be reported as missing."""
+    with pytest.raises(UserError, match="download it again"):
         list(archive_index(write(tmp_path / "t.tar", *blocks)))
 
 
@@ -121,11 +121,11 @@ def test_odd_headers_are_read_as_tarfile_reads_them(tmp_path):
     high = bytearray(member("x.jpg", bytes(10)))
     high[0:3] = b"\xe9\xff\x80"
     blocks = [
-        signed(high[:512], "b") + bytes(high[512:]),  # a sum of signed bytes, as old Suns made it
+        signed(high[:512], "b") + bytes(high[512:]),  # a sum of signed bytes, as on old Suns
         with_size(member("folder", type=tarfile.DIRTYPE), b"00000002000"),  # no content follows
         member("link", type=tarfile.LNKTYPE, size=700),
         member("old/", type=tarfile.AREGTYPE, size=600),
-        member("dump", bytes(900), type=b"D"),  # content follows, but it is no file
+        member("dump", bytes(900), type=b"D"),  # content follows, but it is not a file
         member("seven.jpg", bytes(30), type=tarfile.CONTTYPE),
         with_size(member("large.jpg", bytes(515)), b"\x80" + (515).to_bytes(11, "big")),
         pax({"comment": "as git writes it"}, tarfile.XGLTYPE),
@@ -166,7 +166,7 @@ def check_mutated_tars(tmp_path: Path, count: int) -> None:
         for _ in range(rng.choice([1, 2, 8])):
             at = start + rng.choice([124, 125, 135, 156, 257, 345, rng.randrange(512)])
             content[at] = rng.choice([0, 0x2D, 0x30, 0x37, 0x4C, 0x53, 0x67, 0x78, 0x80, 0xFF, rng.randrange(256)])
-        if rng.random() < 0.8:  # so that the checksum does not catch it
+        if rng.random() < 0.8:  # so that the checksum does not reveal it
             content[start : start + 512] = signed(content[start : start + 512])
         (tmp_path / "t.tar").write_bytes(content)
         try:
@@ -174,7 +174,7 @@ def check_mutated_tars(tmp_path: Path, count: int) -> None:
         except UserError:
             ended += 1
             continue
-        assert len(found) < MORE, "it goes round"
+        assert len(found) < MORE, "the walk goes in a circle"
         for _, (offset, size) in found:
             assert 0 <= offset <= offset + size <= len(content)
     assert count / 10 < ended < count
@@ -208,8 +208,24 @@ def test_a_zip_whose_directory_leads_out_of_it_is_refused(tmp_path, cache):
         list(archive_index(tmp_path / "z.zip"))
 
 
+def test_a_zip64_field_that_is_too_short_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        info = zipfile.ZipInfo("a.jpg")
+        info.extra = struct.pack("<HHQ", 0x1001, 8, 5)
+        archive.writestr(info, bytes(5))
+    whole = bytearray((tmp_path / "z.zip").read_bytes())
+    directory = whole.index(b"PK\x01\x02")
+    for at in (20, 24, 42):  # sizes and offset
+        whole[directory + at : directory + at + 4] = b"\xff" * 4
+    extra = whole.index(b"\x01\x10", directory)
+    whole[extra : extra + 2] = b"\x01\x00"  # one value for three fields
+    (tmp_path / "z.zip").write_bytes(whole)
+    with pytest.raises(UserError, match="zip64 field is missing"):
+        list(archive_index(tmp_path / "z.zip"))
+
+
 def test_names_in_a_zip_are_utf_8_where_they_can_be(tmp_path):
-    """macOS writes UTF-8 without the flag; elsewhere a zip without it means code page 437."""
+    """macOS writes UTF-8 without the flag; otherwise a zip without it uses code page 437."""
     names = [("e\u0301.jpg".encode(), False), ("\u00e9.jpg".encode("cp437"), False), (b"caf\xe9.jpg", True)]
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Downloads against a loopback server that misbehaves the way real ones do."""
+"""Downloads from a loopback server that misbehaves as real ones do."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def server(monkeypatch):
     [
         [],
         ["cut"],
-        ["cut"] * 12,  # more than Retry.attempts, but each brings bytes
+        ["cut"] * 12,  # more than Retry.attempts, but each makes progress
         ["status 500", "status 503", "status 502"],
         ["status 429 1"],
         ["cut", "ignore range"],
@@ -44,7 +44,7 @@ def test_every_fault_ends_in_the_right_bytes(server, tmp_path, faults):
     server.files["a.tar"] = content
     server.faults["a.tar"] = list(faults)
     assert fetch(f"{server.url}/a.tar", tmp_path / "a.tar", md5(content), QUICK).read_bytes() == content
-    assert not server.faults["a.tar"], "a fault was never met"
+    assert not server.faults["a.tar"], "a fault never occurred"
     assert os.listdir(tmp_path) == ["a.tar"]
 
 
@@ -106,7 +106,7 @@ def test_a_whole_part_needs_no_byte_and_a_too_long_one_starts_anew(server, tmp_p
 
 
 def begin(server, tmp_path, validators=True) -> bytes:
-    """A part of half of the file, left by a run that gave up."""
+    """Leaves a partial file, half of it, from a run that gave up."""
     server.tags, server.files["a"] = validators, noise(40_000)
     server.faults["a"] = ["cut", *["status 500"] * 4]
     with pytest.raises(UserError, match="attempts in a row"):
@@ -124,7 +124,7 @@ def test_a_part_of_an_unchanged_file_is_gone_on_with(server, tmp_path):
 
 @pytest.mark.parametrize("case", ["another address", "changed", "changed, the server ignores If-Range", "no validator"])
 def test_a_part_is_never_completed_from_another_file(server, tmp_path, case):
-    """Without an md5 nothing else would tell: two files of one length, half of each."""
+    """Without an md5 nothing else would notice a mixture of two files of the same length."""
     begin(server, tmp_path, validators=case != "no validator")
     url, other = f"{server.url}/a", noise(40_000, seed=1)
     if case == "another address":
@@ -140,7 +140,7 @@ def test_no_room_is_said_before_the_download(server, tmp_path, monkeypatch):
     server.files["a.tar"] = noise(5000)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="free; make room"):
+    with pytest.raises(UserError, match="free; free space"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar", retry=QUICK)
 
 
@@ -160,14 +160,14 @@ def test_shards_come_one_at_a_time_verified_and_each_once(server, tmp_path):
         assert [other.name for other in (tmp_path / "s").glob("*.tar")] == [path.name]
         seen.append(path.read_bytes())
         if len(seen) == 3:
-            break  # the third is not yet stored: a later run needs it again
+            break  # the third is not stored yet: a later run needs it again
     assert seen == shards[:3]
     again = [
         path.read_bytes() for path in fetch_shards(tmp_path / "s", tmp_path / "done", server.url, shards=4, retry=QUICK)
     ]
     assert again == shards[2:]
     assert server.sent["train/images_000.tar"] == 100_000
-    assert server.sent["train/images_002.tar"] == 200_000  # one whole of wrong bytes (in two halves), one right
+    assert server.sent["train/images_002.tar"] == 200_000  # one complete but wrong (in two halves), one correct
     assert not list((tmp_path / "s").glob("*.tar"))
     assert list(fetch_shards(tmp_path / "s", tmp_path / "done", server.url, shards=4, retry=QUICK)) == []
 
@@ -183,13 +183,13 @@ def test_kept_shards_are_read_again_and_a_damaged_one_is_fetched_again(server, t
     ]
     assert again == shards
     assert server.sent["train/images_000.tar"] == 100_000
-    assert "images_001.tar no longer has its md5" in capsys.readouterr().err
+    assert "images_001.tar no longer matches its md5" in capsys.readouterr().err
 
 
 def test_md5_file_that_holds_a_page_is_refused(server, tmp_path):
     put_shards(server, 1)
     server.files["md5sum/train/md5.images_000.txt"] = b"<html>login</html>"
-    with pytest.raises(UserError, match="holds no md5"):
+    with pytest.raises(UserError, match="does not contain an md5"):
         list(fetch_shards(tmp_path, tmp_path / "done", server.url, shards=1, retry=QUICK))
 
 

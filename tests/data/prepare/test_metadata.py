@@ -1,4 +1,4 @@
-"""Metadata of every release, with what real copies of it hold; and what is selected from it."""
+"""Metadata of every release, with the quirks of real copies; and what is selected from it."""
 
 import gzip
 import pathlib
@@ -73,7 +73,7 @@ def test_names_come_from_the_category_file(tmp_path):
     ("content", "said"),
     [
         (b"image,label_id\n1,2\n", "image,label_id"),
-        (b"", "layouts known"),
+        (b"", "known layouts"),
         (b"id,landmark_id\n", "no row"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "not a readable csv"),
         (b"id,landmark_id\n1\n", "not a readable csv"),
@@ -99,7 +99,7 @@ def release(tmp_path, counts: dict[str, int], shuffle: int | None = None):
 
 def test_the_most_frequent_classes_ties_by_number_not_by_text(tmp_path):
     selection = select(release(tmp_path, {"10": 4, "9": 4, "100": 6, "3": 2}), classes=3)
-    assert [kind.landmarks for kind in selection.classes] == [("100",), ("9",), ("10",)]
+    assert [selected.landmarks for selected in selection.classes] == [("100",), ("9",), ("10",)]
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path):
@@ -107,15 +107,15 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
     found = [select(release(tmp_path, counts, shuffle), ratio=0.5, seed=3) for shuffle in (1, 2)]
     assert found[0] == found[1]
     assert found[0].digest() == found[1].digest()
-    assert [len(kind.ids) for kind in found[0].classes] == [13, 7, 7, 6]
+    assert [len(selected.ids) for selected in found[0].classes] == [13, 7, 7, 6]
     assert select(release(tmp_path, counts), ratio=0.5, seed=4) != found[0]
 
 
 def test_ratio_rounds_up_and_a_larger_draw_keeps_the_smaller(tmp_path):
     metadata = release(tmp_path, {"1": 10, "2": 11})
     small, large = select(metadata, ratio=0.25), select(metadata, cap=7)
-    assert [len(kind.ids) for kind in small.classes] == [3, 3]
-    assert [len(kind.ids) for kind in large.classes] == [7, 7]
+    assert [len(selected.ids) for selected in small.classes] == [3, 3]
+    assert [len(selected.ids) for selected in large.classes] == [7, 7]
     assert small.landmark.keys() < large.landmark.keys()
 
 
@@ -126,16 +126,19 @@ def test_a_ratio_is_the_decimal_that_was_typed(ratio, kept):
 
 def test_a_class_too_small_after_the_draw_is_not_selected(tmp_path):
     metadata = release(tmp_path, {"1": 40, "2": 20, "3": 10})
-    assert [kind.landmarks for kind in select(metadata, min_per_class=10, ratio=0.5).classes] == [("1",), ("2",)]
+    assert [selected.landmarks for selected in select(metadata, min_per_class=10, ratio=0.5).classes] == [
+        ("1",),
+        ("2",),
+    ]
 
 
 def test_names_joined_and_ids_excluded(tmp_path):
     metadata = release(tmp_path, {"1": 3, "2": 4, "5": 6, "6": 2})
     metadata.names = {"1": "Great Wall", "2": "Great Wall", "5": "Eiffel Tower"}
     joined = select(metadata, join_names=True)
-    assert [kind.landmarks for kind in joined.classes] == [("1", "2"), ("5",), ("6",)]
+    assert [selected.landmarks for selected in joined.classes] == [("1", "2"), ("5",), ("6",)]
     assert joined.landmark["2x000"] == "2"
-    assert [kind.landmarks for kind in select(metadata, exclude=["2"], join_names=True).classes] == [
+    assert [selected.landmarks for selected in select(metadata, exclude=["2"], join_names=True).classes] == [
         ("5",),
         ("1",),
         ("6",),

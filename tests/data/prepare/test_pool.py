@@ -1,10 +1,10 @@
-"""Workers that die, hang or wait: what is blamed on a photo, and what on the disk or server that it lies on."""
+"""Workers that die, hang or wait: what a photo is blamed for, and what its disk or server is blamed for."""
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -19,7 +19,7 @@ from timm_landmark.utils.errors import UserError
 
 
 def work(job):
-    """Reads (off the clock), then works (on it), then writes, each for the seconds that the job says."""
+    """Reads (off the clock), works (on it) and writes, each for the seconds given by the job."""
     _, reading, working, writing = job
     time.sleep(reading)
     yield True
@@ -65,7 +65,7 @@ def test_a_slow_consumer_is_not_blamed_on_the_workers():
 
 
 def test_a_worker_that_was_idle_long_is_not_blamed():
-    """The last result left the clock running; the next job comes after more than anyone's patience."""
+    """The last result left the clock running; the next job comes after longer than the patience."""
 
     def late():
         for number in range(8):
@@ -84,7 +84,7 @@ def test_a_worker_that_was_idle_long_is_not_blamed():
 
 
 class StallingReader(Reader):
-    """Does not answer while a file exists, as a network disk whose server is away."""
+    """Does not answer while a file exists, like a network disk whose server is down."""
 
     def read(self, location):
         while self.flag.exists():
@@ -103,10 +103,15 @@ def stalling(tmp_path, monkeypatch):
 
 
 def test_a_source_that_stalls_rejects_no_photo(tmp_path, stalling):
-    """Far longer than it takes to blame a photo twice."""
+    """The stall is much longer than it takes to blame a photo twice."""
     arguments = command(*small_source(tmp_path / "source"), tmp_path / "data", "--workers", "2")
     child = start_prepare(arguments, tmp_path / "log")
-    threading.Timer(1.5, stalling.unlink).start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() or "no answer for" not in (tmp_path / "log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1)
+    stalling.unlink()
     assert finish(child) == 0, (tmp_path / "log").read_text()
     assert read_csv(tmp_path / "data/rejects.csv") == []
     said = (tmp_path / "log").read_text()
@@ -118,20 +123,39 @@ def test_a_source_that_stays_away_ends_the_run_and_the_next_one_goes_on(tmp_path
     arguments = command(*small_source(tmp_path / "source"), tmp_path / "data", "--workers", "2")
     assert main(["prepare", *arguments]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
-    assert "no answer for" in error and "repeat the command to go on" in error
+    assert "no answer for" in error and "repeat the command to continue" in error
     stalling.unlink()
     assert main(["prepare", *arguments]) == 0
     assert read_csv(tmp_path / "data/rejects.csv") == []
 
 
 def test_spawned_workers_do_what_forked_ones_do(tmp_path, monkeypatch):
-    """As on Windows, where there is no fork."""
+    """As on Windows, which has no fork."""
     source = small_source(tmp_path / "source", classes=2)
     assert main(["prepare", *command(*source, tmp_path / "forked", "--workers", "2")]) == 0
     monkeypatch.setattr(pool, "_CONTEXT", multiprocessing.get_context("spawn"))
     assert main(["prepare", *command(*source, tmp_path / "spawned", "--workers", "2")]) == 0
     for name in ("manifest.csv", "rejects.csv"):
         assert (tmp_path / "spawned" / name).read_bytes() == (tmp_path / "forked" / name).read_bytes()
+
+
+def test_a_journal_of_plain_records_is_read_and_damaged_lines_are_skipped(tmp_path):
+    """The keys on disk are part of the format: an unfinished data set continues after an update."""
+    photo = {"id": "a", "sha256": "0", "stored": "1", "hash": 7, "source": "a.jpg"}
+    lines = [photo, photo | {"id": "gone"}, {"id": "b", "reason": "empty", "archive": "t.tar"}, {"id": "c"}, 5, "text"]
+    with WorkFolder(tmp_path / "data") as folder:
+        journal = folder.path / "journal.jsonl"
+        journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"id": "torn')
+        (folder.images / "a.jpg").touch()
+        stored, rejected = folder.read_journal()
+        assert stored == {"a": store.Stored(**photo)}
+        assert rejected == {"b": store.Rejected("b", "empty", "t.tar")}
+        (folder.images / "1.tmp").touch()
+        folder.keep(store.Stored("d", "2", "3", 8, "d.jpg", temporary="1.tmp"))
+        folder.keep(rejected["b"])
+        added = [json.loads(line) for line in journal.read_text().splitlines()[-2:]]
+        assert added == [{"id": "d", "sha256": "2", "stored": "3", "hash": 8, "source": "d.jpg"}, lines[2]]
+        assert set(folder.read_journal()[0]) == {"a", "d"}
 
 
 def test_the_lock_of_a_killed_run_is_free_though_its_worker_lives(tmp_path):
@@ -145,7 +169,7 @@ def test_the_lock_of_a_killed_run_is_free_though_its_worker_lives(tmp_path):
     while not (workers := children(child)):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another run is at work"), WorkFolder(tmp_path / "data"):
+    with pytest.raises(UserError, match="another run is writing"), WorkFolder(tmp_path / "data"):
         pass
     os.kill(child, signal.SIGKILL)
     finish(child)
@@ -164,7 +188,7 @@ def children(process: int) -> list[int]:
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
-    """Never a lock that is a mere file: it would stay when its process is killed."""
+    """There is no fallback to a plain lock file, which would remain after a kill."""
     import errno
     import fcntl
 
@@ -173,7 +197,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with (
-        pytest.raises(UserError, match=r"--output .*cannot lock files.*name a folder on another"),
+        pytest.raises(UserError, match=r"--output .*does not support locks.*on another file system"),
         WorkFolder(tmp_path),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The verb whole: what it selects, splits, places, prints and refuses."""
+"""The whole command: what it selects, splits, writes, prints and refuses."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ def test_shards_have_the_same_manifest_and_digest(source, data, tmp_path):
 
 
 def test_the_digest_does_not_tell_where_the_photos_lay(source, data, tmp_path, monkeypatch):
-    """From the folder above, from a flat folder, from a tar: another ``source`` in the manifest, one digest."""
+    """From the parent folder or a flat folder, ``source`` in the manifest differs, but the digest does not."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     images = {path.stem: path.read_bytes() for path in source[1].rglob("*.jpg")}
     (tmp_path / "flat").mkdir()
@@ -125,7 +125,7 @@ def test_more_photos_of_one_class_do_not_reshuffle_another(source, data, tmp_pat
 
 
 def test_rejects_and_classes_left_out_follow_the_rule(tmp_path):
-    """Class 3 loses too many photos, class 4 has one view only, the same bytes and one id stand under 1 and 2."""
+    """Class 3 loses too many photos, class 4 has only one view; the same bytes and one id are under 1 and 2."""
     labels, images = {}, {}
 
     def add(index: int, label: int, content: bytes) -> str:
@@ -142,13 +142,13 @@ def test_rejects_and_classes_left_out_follow_the_rule(tmp_path):
     missing = image_id(401)
     csv = write_csv(tmp_path / "t.csv", labels | {missing: 2})
     with open(csv, "a") as file:
-        file.write(f"{image_id(0)},,2\n")  # 0 stands under 1 already
+        file.write(f"{image_id(0)},,2\n")  # 0 is already under 1
     assert prepare(*command(csv, write_folder(tmp_path / "train", images), tmp_path / "data")) == 0
     reasons = {row["image_id"]: row["reason"] for row in read_csv(tmp_path / "data/rejects.csv")}
     assert {row["landmark_id"] for row in read_csv(tmp_path / "data/classes.csv")} == {"1", "2"}
-    kinds = Counter(reason.partition(":")[0] for reason in reasons.values())
+    categories = Counter(reason.partition(":")[0] for reason in reasons.values())
     once = dict.fromkeys(["empty", "missing", "two labels"], 1)
-    assert kinds == {"class left out": 10, "html": 6, "same bytes under two labels": 2, **once}
+    assert categories == {"class left out": 10, "html": 6, "same bytes under two labels": 2, **once}
     assert all(reasons[name].startswith("same bytes") for name in same)
     assert all("fewer groups" in reasons[name] for name in series)
     assert reasons[gone] == "empty" and reasons[missing] == "missing" and "both" in reasons[image_id(0)]
@@ -182,8 +182,8 @@ def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path,
     assert prepare(*command(source[0], folder, tmp_path / "data", "--strict")) == 0
 
 
-def test_strict_reads_a_mended_photo_again(source, tmp_path, capfd):
-    """Also where the earlier run had come to the end of its photos."""
+def test_strict_reads_a_repaired_photo_again(source, tmp_path, capfd):
+    """Also if the earlier run had read all of its photos."""
     folder = shutil.copytree(source[1], tmp_path / "train")
     first, second = sorted(folder.rglob("*.jpg"))[:2]
     whole = {path: path.read_bytes() for path in (first, second)}
@@ -198,7 +198,7 @@ def test_strict_reads_a_mended_photo_again(source, tmp_path, capfd):
     assert prepare(*arguments) == 2
     error = capfd.readouterr().err
     assert "1 photos rejected" in error and first.stem not in error and f"{second.stem}: " in error
-    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "read again though it was stored"
+    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "read again although it was stored"
     second.write_bytes(whole[second])
     assert prepare(*arguments) == 0
     assert read_csv(tmp_path / "data/rejects.csv") == []
@@ -224,7 +224,7 @@ def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, 
 
 
 def test_names_with_line_breaks_do_not_break_the_tables(source, tmp_path):
-    """A category may hide one as %0D, an author's name hold one: every table is read back at the end."""
+    """A category may contain one as %0D, an author's name one as it is: every table is read back at the end."""
     csv = shutil.copy(source[0], tmp_path / "train.csv")
     (tmp_path / "train_label_to_category.csv").write_text(
         "landmark_id,category\n100,Category:Two%0Dlines\n101,Category:Two%0Alines_%00\n102,Category:%22A%22%2C_b\n"
@@ -288,7 +288,7 @@ def test_own_photos_of_a_format_that_is_not_read_are_listed(source, tmp_path):
 
 
 def test_pictures_placed_before_a_kill_move_when_sources_changed_since(source, tmp_path, monkeypatch):
-    """Killed while placing; then a whole class is found to be missing: nothing of it may stay in the set."""
+    """Killed while moving pictures, then a whole class is missing: nothing of it may stay in the data set."""
     from timm_landmark.data.prepare import place
 
     images = shutil.copytree(source[1], tmp_path / "images")
@@ -332,12 +332,15 @@ WRONG = {
         "--split",
     ),
     "a file as output": (["--metadata", "{csv}", "--images", "{images}", "--output", "{csv}"], "is a file"),
-    "shards kept of nothing": (
+    "shards kept without a download": (
         ["--metadata", "{csv}", "--images", "{images}", "--output", "{out}", "--keep-shards"],
         "--download",
     ),
-    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "'0' must be pixels from 8 to 4096"),
-    "no number": (["--images", "{images}", "--output", "{out}", "--cap", "ten"], "'ten' must be a whole number from 1"),
+    "bad size": (["--images", "{images}", "--output", "{out}", "--size", "0"], "'0' must be 8 to 4096 pixels"),
+    "no number": (
+        ["--images", "{images}", "--output", "{out}", "--cap", "ten"],
+        "'ten' must be a whole number, at least 1",
+    ),
     "bad ratio": (["--images", "{images}", "--output", "{out}", "--ratio", "1.5"], "--ratio"),
     "both draws": (["--images", "{images}", "--output", "{out}", "--ratio", "0.5", "--cap", "9"], "--cap"),
 }

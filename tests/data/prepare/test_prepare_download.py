@@ -1,4 +1,4 @@
-"""``prepare --download`` whole, from a loopback server in the layout of GLDv2's."""
+"""The whole ``prepare --download``, from a loopback server with the layout of GLDv2's."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ IMAGES = {image_id(index): encode(scene(index), quality=85) for index in range(3
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """Files of a small release by their path at the server: csv files, four shards, their md5 sums."""
+    """Files of a small release by their path on the server: csv files, four shards, their md5 sums."""
     folder, files = tmp_path_factory.mktemp("release"), {}
     write_csv(folder / "train.csv", LABELS)
     (folder / "train_label_to_category.csv").write_text(
@@ -77,7 +77,7 @@ def asked(server: Server) -> list[str]:
 
 
 def test_from_a_bad_server_it_is_the_set_from_the_folder(server, from_folder, tmp_path):
-    """Every file with faults, one shard on the disk at a time, nothing left of the download."""
+    """Every file has faults, one shard is on disk at a time, and nothing of the download remains."""
     for path in server.files:
         server.faults[path] = ["cut", "status 503", *["wrong bytes"] * path.startswith("train/")]
     assert main(["prepare", *download(server, tmp_path / "data")]) == 0
@@ -91,7 +91,7 @@ def test_from_a_bad_server_it_is_the_set_from_the_folder(server, from_folder, tm
 
 
 def test_photos_of_finished_shards_are_not_lost_when_the_output_is_deleted(server, from_folder, tmp_path):
-    """What is done is known where its photos are stored, and goes with them."""
+    """The record of finished shards is stored with their photos, and deleted with them."""
     shard = server.files.pop("train/images_002.tar")
     assert main(["prepare", *download(server, tmp_path / "data")]) == 2  # after two shards
     shutil.rmtree(tmp_path / "data")
@@ -125,7 +125,7 @@ def test_a_finished_set_asks_the_server_for_nothing(server, tmp_path, capfd):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     asked(server)
     assert main(["prepare", *download(server, tmp_path / "data")]) == 0
-    assert "is finished already" in capfd.readouterr().out
+    assert "is already finished" in capfd.readouterr().out
     assert asked(server) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert main(["prepare", *download(server, tmp_path / "data", "--size", "64")]) == 2
@@ -164,7 +164,7 @@ def test_a_second_run_is_refused_before_it_downloads(server, tmp_path, capfd):
     asked(server)
     try:
         assert main(["prepare", *download(server, tmp_path / "data")]) == 2
-        assert "another run is at work" in capfd.readouterr().err
+        assert "another run is writing" in capfd.readouterr().err
         assert asked(server) == []
     finally:
         os.killpg(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Kills, Ctrl-C, full disks and vanishing sources: what was done stays done, and the next run ends the same."""
+"""Kills, Ctrl-C, full disks and vanishing sources: finished work is kept, and the next run gives the same result."""
 
 import os
 import random
@@ -41,7 +41,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(source, tmp_path_factory):
-    """The finished set, and the seconds that it took."""
+    """The finished data set, and the seconds it took."""
     data = tmp_path_factory.mktemp("undisturbed") / "data"
     start = time.monotonic()
     assert finish(start_prepare(command(*source, data, "--workers", "2"), data.parent / "log")) == 0
@@ -49,7 +49,7 @@ def undisturbed(source, tmp_path_factory):
 
 
 def inodes(data: Path) -> dict[str, tuple[int, int]]:
-    """Every finished picture under ``data``, wherever it is stored by now: id -> (inode, time of writing)."""
+    """Every finished picture under ``data``, wherever it is: id -> (inode, modification time)."""
     found = {}
     for path in data.rglob("*.jpg"):
         try:
@@ -73,7 +73,7 @@ def kill_many(source, undisturbed, tmp_path, kills: int, images: str = "folder")
             time.sleep(0.002)
         try:
             if done % 2:
-                os.kill(child, signal.SIGKILL)  # the main process alone: its workers must end by themselves
+                os.kill(child, signal.SIGKILL)  # only the main process: its workers must end by themselves
             else:
                 os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -85,7 +85,7 @@ def kill_many(source, undisturbed, tmp_path, kills: int, images: str = "folder")
         assert not redone, "done twice"
         assert before.keys() <= now.keys(), "lost"
         before = now
-        if (data / "sha256sums.txt").exists():  # the run had ended before the kill: begin again
+        if (data / "sha256sums.txt").exists():  # the run had ended before the kill: start over
             shutil.rmtree(data)
             before = {}
     assert finish(start_prepare(arguments, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
@@ -107,7 +107,7 @@ def test_fifty_kills_at_random_moments(source, undisturbed, tmp_path):
 
 
 def wait_for_images(data: Path, least: int, child: int) -> None:
-    """Until ``least`` pictures are finished, seen from outside."""
+    """Waits until ``least`` pictures are finished."""
     while len(inodes(data)) < least:
         assert os.waitpid(child, os.WNOHANG)[0] == 0, "ended before it could be disturbed"
         time.sleep(0.002)
@@ -118,12 +118,12 @@ def test_ctrl_c_stops_within_a_second_says_how_to_go_on_and_exits_130(source, un
     child = start_prepare(command(*source, data, "--workers", "2"), tmp_path / "log")
     wait_for_images(data, 10, child)
     start = time.monotonic()
-    os.killpg(child, signal.SIGINT)  # as a terminal does: to the whole group
+    os.killpg(child, signal.SIGINT)  # to the whole group, as a terminal does
     assert finish(child) == 130
     assert time.monotonic() - start < 1
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said
-    assert "again" in said or "go on" in said, said
+    assert "repeat the same command to continue" in said, said
     with pytest.raises(ProcessLookupError):
         os.killpg(child, 0)  # no worker is left behind
     before = inodes(data)
@@ -173,7 +173,7 @@ def test_a_folder_with_foreign_files_is_refused(source, tmp_path, capfd, name):
 
 
 def test_a_source_that_vanishes_midway(source, undisturbed, tmp_path):
-    """Its photos must not all become rejects: the run ends, and goes on when the disk is back."""
+    """Its photos must not become rejects: the run ends, and continues when the source is back."""
     csv, folder = shutil.copy(source[0], tmp_path / "train.csv"), shutil.copytree(source[1], tmp_path / "train")
     data = tmp_path / "data"
     child = start_prepare(command(csv, folder, data, "--workers", "2"), tmp_path / "log")
@@ -205,7 +205,7 @@ cp -r "$1/data" "$1.copy"
     subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0
     if shutil.which("unshare")
     else True,
-    reason="needs the right to mount a small file system in a user namespace",
+    reason="needs permission to mount a small file system in a user namespace",
 )
 def test_a_full_disk_is_said_clearly_and_the_next_run_goes_on(source, undisturbed, tmp_path):
     disk = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""Broken images by the hundred: no crash, no hang, and none lost without a line in rejects.csv."""
+"""Hundreds of damaged images: no crash, no hang, and each lost one has a line in rejects.csv."""
 
 import io
 import os
@@ -26,7 +26,7 @@ HEADERS = [
 
 
 def good_image(seed: int) -> bytes:
-    """One of the kinds that are found under the name .jpg, all of them good."""
+    """An intact image of one of the formats found in files named .jpg."""
     image = scene(seed)
     kind = seed % 10
     if kind == 0:
@@ -105,7 +105,7 @@ def check_mutations(tmp_path, count: int, classes: int) -> None:
 
 
 def test_three_hundred_mutated_images(tmp_path):
-    check_mutations(tmp_path, 400, classes=5)  # a quarter of them stays whole
+    check_mutations(tmp_path, 400, classes=5)  # a quarter of them stays intact
 
 
 @pytest.mark.full
@@ -118,7 +118,7 @@ import ctypes, os, signal, sys
 from PIL import Image, ImageFile
 
 class Crashing(ImageFile.ImageFile):
-    """A decoder with a bug: it takes the whole process with it."""
+    """A decoder with a bug that ends the whole process."""
     format = "CRASH"
 
     def _open(self):
@@ -138,7 +138,7 @@ Image.register_open("CRASH", Crashing, lambda prefix: prefix[:6] == b"CRASH:")
 
 @pytest.mark.parametrize("how", ["SEGV", *(pytest.param(how, marks=pytest.mark.full) for how in ("KILL", "EXIT"))])
 def test_a_decoder_that_dies_takes_neither_the_run_nor_other_images(tmp_path, how):
-    """A real decoder, registered with Pillow in every process of the run, that really dies."""
+    """The decoder is registered with Pillow in every process of the run, and really dies."""
     images = {image_id(index): good_image(index) for index in range(48)}
     deadly = {image_id(index) for index in (3, 21)}
     for name in deadly:

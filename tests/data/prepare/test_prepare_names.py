@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, of files, folders, archives and members: the photo is kept, odd bytes are written out."""
+"""Names of files, folders, archives and members that are not UTF-8: photos are kept, odd bytes are escaped."""
 
 import io
 import os
@@ -28,13 +28,13 @@ def cache(tmp_path, monkeypatch):
 
 
 def prepared(data: Path, arguments: list[str], capsys) -> list[dict[str, str]]:
-    """The manifest, after a dry run, the run and its repetition, each with exit 0 and nothing odd on the screen."""
+    """The manifest after a dry run, a run and its repetition, which all exit with 0 and print no odd bytes."""
     for more in (["--dry-run"], [], []):
         assert main(["prepare", *arguments, "--size", "64", "--workers", "2", *more]) == 0
         out, err = capsys.readouterr()
         assert out and out.replace("\n", "").isprintable()
         assert "Traceback" not in err
-    assert "is finished already" in out
+    assert "is already finished" in out
     assert check_dataset(data) == []
     rows = read_csv(data / "manifest.csv")
     assert read_csv(data / "rejects.csv") == []
@@ -82,7 +82,7 @@ def test_members_and_the_names_of_archive_and_csv(tmp_path, capsys, form):
         with zipfile.ZipFile(archive, "w") as members:
             for name, content in images.items():
                 members.writestr(f"\u00e9tX/{member_name(name)}", content)
-        # the flag says UTF-8, the bytes are not: of the same length, so that all else stays valid
+        # flagged as UTF-8, but the bytes are not; of the same length, so that the rest stays valid
         archive.write_bytes(archive.read_bytes().replace("\u00e9tX/".encode(), b"\xe9t\xe9_/"))
     csv = write_csv(tmp_path / f"train{ODD}.csv", {name: number % 2 for number, name in enumerate(images)})
     data = tmp_path / f"data{ODD}"
@@ -104,7 +104,7 @@ def test_the_command_in_the_card_is_one_that_a_shell_takes(tmp_path, capsys):
     data = tmp_path / "data"
     prepared(data, ["--images", str(images), "--output", str(data)], capsys)
     text = (data / "README.md").read_text()
-    assert text.count("\n```\n") == 2, "the fence is closed by itself alone"
+    assert text.count("\n```\n") == 2, "only the card closes its code block"
     (line,) = [line for line in text.splitlines() if line.startswith("timm-landmark ")]
     assert shlex.split(line)[2:4] == ["--images", "my photos\\n```\\n<script>"]
 

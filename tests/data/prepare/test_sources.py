@@ -1,4 +1,4 @@
-"""Photos found and read in folders, tars and zips, with the indexes that are kept."""
+"""Finding and reading photos in folders, tars and zips, and the cached indexes."""
 
 import hashlib
 import io
@@ -92,7 +92,7 @@ def test_index_is_kept_and_refreshed_when_the_archive_changed(tmp_path, cache):
     (kept,) = cache.rglob("*.index")
     before = kept.stat().st_mtime_ns
     assert list(archive_index(path)) == walked
-    assert kept.stat().st_mtime_ns == before, "made again though nothing changed"
+    assert kept.stat().st_mtime_ns == before, "rebuilt although nothing changed"
     write_tars(tmp_path / "t", dict(list(PHOTOS.items())[:9]), 1)
     assert len(list(archive_index(path))) == 9
     kept.write_bytes(b"\xff broken")
@@ -112,7 +112,7 @@ def test_raw_walk_equals_zipfile_also_where_numbers_need_64_bits(tmp_path, packe
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 400)
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)
     path = write_zip(tmp_path / "z.zip", "tr\u00e4in/", packed)
-    assert b"PK\x06\x07" in path.read_bytes(), "no zip64"
+    assert b"PK\x06\x07" in path.read_bytes(), "not a zip64 file"
     monkeypatch.undo()
     with zipfile.ZipFile(path) as archive:
         wanted = [(m.filename, m.header_offset, m.compress_size, m.file_size, m.CRC) for m in archive.infolist()]
@@ -132,7 +132,7 @@ def test_a_damaged_photo_in_a_zip_is_told_from_the_others(tmp_path):
 
 
 def test_what_was_there_and_is_gone_is_no_missing_photo(tmp_path):
-    """A disk that is taken away must not turn every photo that is left into a reject."""
+    """A disk that is removed must not turn all remaining photos into rejects."""
     folder, tar = write_folder(tmp_path / "f", PHOTOS), write_tars(tmp_path / "t", PHOTOS, 1) / "images_000.tar"
     name = image_id(29)
     in_folder, in_tar = locate(folder, {name})[name], locate(tar, {name})[name]
@@ -165,7 +165,7 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 def test_a_cut_tar_is_refused(tmp_path, cut):
     path = write_tars(tmp_path / "t", {"abcd": bytes(5000), "abce": bytes(5000)}, 1) / "images_000.tar"
     os.truncate(path, 512 + 5120 + cut)
-    with pytest.raises(UserError, match="fetch it again"):
+    with pytest.raises(UserError, match="download it again"):
         list(archive_index(path))
 
 
@@ -193,7 +193,7 @@ def test_md5_is_checked_once_for_each_state(tmp_path, cache):
     with pytest.raises(UserError, match=r"md5\.images_000\.txt"):
         verify_md5(path)
     listed.write_text("<html>")
-    with pytest.raises(UserError, match="holds no md5"):
+    with pytest.raises(UserError, match="does not contain an md5"):
         verify_md5(path)
 
 

@@ -1,4 +1,4 @@
-"""The split is a function of seed, ids and groups of one class, fair, and never tears a group."""
+"""The split depends only on seed, ids and groups of one class, has the right shares, and never divides a group."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def test_by_image_the_shares_are_exact_and_the_order_does_not_matter():
 
 
 def test_it_is_random():
-    """Which images are tested has nothing to do with the order of ids."""
+    """Whether an image is in the test split does not depend on the order of ids."""
     splits = split_class(image_groups(names(800)), (6, 1, 1), 0)
     halves = Counter(name < "i0400" for name, split in splits.items() if split == "test")
     assert 30 <= halves[True] <= 70

@@ -1,4 +1,4 @@
-"""Procedural landmarks: the format, the bytes, the geometry, and that neither colour nor position gives them away."""
+"""Procedural landmarks: format, bytes, geometry, and that neither colours nor pixels alone reveal the class."""
 
 import errno
 import hashlib
@@ -55,7 +55,7 @@ def test_a_flipped_byte_is_found(data, tmp_path):
 
 
 def test_an_image_depends_on_seed_class_and_number_alone(data):
-    """Drawn alone, last first, the same bytes as in the set; a set of other counts shares them."""
+    """Rendered alone and in another order, images have the same bytes as in the data set."""
     rows = {row.source: row for row in read_rows(data, ManifestRow)}
     for index, number in [(3, 8), (0, 0), (2, 4)]:
         content = view(landmark(5, index), 5, index, number, 40)
@@ -74,7 +74,7 @@ def test_names_are_told_apart_and_stay_when_classes_are_added():
     names = class_names(0, 120)
     assert len(set(names)) == 120
     assert class_names(0, 12) == names[:12]
-    assert len({name.split(" ", 1)[1] for name in names[: len(KINDS)]}) == len(KINDS), "a kind came twice too early"
+    assert len({name.split(" ", 1)[1] for name in names[: len(KINDS)]}) == len(KINDS), "a kind was repeated too early"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_bad_value_is_named_and_nothing_is_written(options, word, tmp_path, ca
 
 def test_an_output_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         synthesize(tmp_path, 2, 3, 32)
     with pytest.raises(UserError, match="not a folder"):
         synthesize(tmp_path / "mine.txt", 2, 3, 32)
@@ -128,7 +128,7 @@ def test_interrupted_or_on_a_full_disk_nothing_is_left(failure, tmp_path, monkey
 
 @pytest.mark.parametrize(("name", "build"), KINDS, ids=[name for name, _ in KINDS])
 def test_every_face_of_a_form_looks_outwards(name, build):
-    """Seen from its part's middle every face shows its back; a face that looked inwards would be a hole."""
+    """Every face points away from the middle of its part; one that points inwards would be a hole."""
     model = build(draw_look(np.random.default_rng(3)))
     parts = {}
     for (points, _, _), part in zip(model.polygons, model.polygon_part, strict=True):
@@ -157,7 +157,7 @@ def test_camera_projects_along_its_rays():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_painting_order_leaves_the_nearest_box_on_top(seed):
-    """Against rays cast at boxes that do not overlap: the last painted of those a ray meets is the nearest one."""
+    """With rays at boxes that do not overlap: of those that a ray meets, the nearest is painted last."""
     rng = np.random.default_rng(seed)
     low, high = [], []
     while len(low) < 14:
@@ -192,7 +192,7 @@ def test_the_landmark_is_in_the_picture():
         assert depth > 0 and (middle > -8).all() and (middle < 72).all()
         corners = np.array(list(itertools.product(*zip(low, high, strict=True))))
         pixels, _ = camera.project(corners)
-        assert np.ptp(pixels, 0).max() > 64 * 0.3, "too small to be told"
+        assert np.ptp(pixels, 0).max() > 64 * 0.3, "too small to recognize"
 
 
 def test_extending_a_model_keeps_both():
@@ -201,19 +201,19 @@ def test_extending_a_model_keeps_both():
     second.add([], [(5.0, 5.0, 5.0, 1.0, (0, 1, 0))])
     both = first.extend(second)
     assert both.polygon_part == [0] * 5 and both.blob_part == [1] and len(both.low) == 2
-    assert len(first.low) == 1, "the class's model must not grow from picture to picture"
+    assert len(first.low) == 1, "the model of the class must not change"
 
 
 @pytest.mark.full
 def test_neither_pixels_nor_shape_nor_colours_tell_the_classes(tmp_path):
-    """The nearest neighbour stays far below what a network learns (the next test)."""
+    """The nearest neighbour is far less accurate than a network (the next test)."""
     synthesize(tmp_path / "data", classes=12, images=80, size=64)
     found = nearest_neighbours(tmp_path / "data")
     assert all(1 / 12 / 2 < found[name]["value"] < 0.4 for name in ("pixels", "shape", "colours"))
 
 
 def test_a_network_learns_what_the_nearest_neighbour_does_not_see():
-    """The committed run of resnet50 on a data set of this verb, beside the committed figures of the neighbours."""
+    """Compares the committed run of resnet50 on a synthesized data set with the committed nearest neighbours."""
     folder = RESULTS / "synthetic"
     run = json.loads((folder / "resnet50-s0" / "run.json").read_text())
     neighbours = json.loads((folder / "nearest_neighbour.json").read_text())
@@ -227,7 +227,7 @@ def test_a_network_learns_what_the_nearest_neighbour_does_not_see():
 
 
 def test_the_nearest_neighbour_is_found(tmp_path):
-    """Flat colours of their own are told at once; a class that borrows another's colour is taken for it."""
+    """A class with its own flat colour is recognized; one with another's colour is confused with it."""
     data = tmp_path / "data"
     synthesize(data, 2, 8, 32)
     for row in read_rows(data, ManifestRow):

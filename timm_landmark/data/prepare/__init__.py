@@ -1,1 +1,1 @@
-"""From Google Landmarks, or from your own photos, to a prepared data set."""
+"""Preparing a data set from Google Landmarks or from your own photos."""

@@ -1,9 +1,9 @@
-"""What stands where in a tar or zip, without extracting it: raw walks over the headers, and the index that is kept.
+"""Locates files in a tar or zip without extracting it: fast walks over the raw headers, and a cached index.
 
-A name is read as UTF-8; a byte of it that is not UTF-8 is kept as Python keeps such bytes of a file's name.
+Names are decoded as UTF-8; bytes that are not UTF-8 become surrogate escapes, as Python does for file names.
 
-Archives may hold millions of photos: an index is a text file in the user's cache, made and read line by line, so that
-memory does not grow with it. It is made anew when the archive's size or time has changed.
+Archives may have millions of photos. The index is therefore a text file in the user's cache, written and read line by
+line, so that memory use does not grow with it. It is rebuilt when the archive's size or modification time changes.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ _WITHOUT_CONTENT = set(tarfile.SUPPORTED_TYPES) - {*tarfile.REGULAR_TYPES, *_EXT
 
 
 def archive_index(archive: Path) -> Iterator[Member]:
-    """Reads, or makes, the index of an archive.
+    """Reads the index of an archive, or builds it.
 
     Yields:
-        Its files in order: (name, (offset, size)) of a tar, (name, (header offset, size, unpacked size, CRC-32)) of a
-        zip.
+        The archive's files in order: (name, (offset, size)) for a tar, (name, (header offset, size, unpacked size,
+        CRC-32)) for a zip.
 
     Raises:
         UserError: If the archive cannot be read.
@@ -40,9 +40,9 @@ def archive_index(archive: Path) -> Iterator[Member]:
     index, stamp = cache_file(archive, ".index"), archive_stamp(archive) + "\n"
     try:
         if not _is_current(index, stamp):
-            _keep(archive, index, stamp)
+            _write_index(archive, index, stamp)
         file = open(index, encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
-    except OSError:  # the cache cannot be written: the archive is walked each time
+    except OSError:  # the cache is not writable: walk the archive each time
         yield from _walk(archive)
         return
     with file:
@@ -53,13 +53,13 @@ def archive_index(archive: Path) -> Iterator[Member]:
 
 
 def archive_stamp(archive: Path) -> str:
-    """Size and time of an archive, by which a change of it is noticed."""
+    """Size and modification time of an archive, to detect changes."""
     state = archive.stat()
     return f"{state.st_size}:{state.st_mtime_ns}"
 
 
 def cache_file(archive: Path, suffix: str) -> Path:
-    """Where something about an archive is kept, in the user's cache."""
+    """Path in the user's cache for data about an archive."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "timm-landmark" / "archives"
     return folder / f"{hashlib.sha256(os.fsencode(archive.resolve())).hexdigest()[:32]}{suffix}"
 
@@ -70,7 +70,7 @@ def _is_current(index: Path, stamp: str) -> bool:
     return False
 
 
-def _keep(archive: Path, index: Path, stamp: str) -> None:
+def _write_index(archive: Path, index: Path, stamp: str) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_path(index) as temporary,
@@ -81,21 +81,21 @@ def _keep(archive: Path, index: Path, stamp: str) -> None:
 
 
 def _walk(archive: Path) -> Iterator[Member]:
-    """The archive's files; names with a line break, which no photo of a release has, are left out."""
+    """The archive's files, without names that contain a line break: no photo of a release has one."""
     members = walk_zip(archive) if archive.suffix == ".zip" else walk_tar(archive)
     try:
         for name, *numbers in members:
             if "\n" not in name and "\r" not in name:
                 yield name.removeprefix("./"), tuple(numbers)
     except (OSError, tarfile.TarError, struct.error, ValueError, OverflowError, MemoryError, RecursionError) as error:
-        raise UserError(f"--images {archive}: not a readable archive ({error}); fetch it again") from None
+        raise UserError(f"--images {archive}: not a readable archive ({error}); download it again") from None
 
 
 def walk_tar(archive: Path) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, offset, size) of a tar's files by its raw headers, many times faster than ``tarfile``.
+    """Yields (name, offset, size) of a tar's files from its raw headers, many times faster than ``tarfile``.
 
-    A member with a header extension that changes its name or size (GNU long names, pax) is read by ``tarfile``.
-    Headers are held against their checksums, and no member may reach back or beyond the archive: a damaged or hostile
+    ``tarfile`` reads only members with a header extension that changes their name or size (GNU long names, pax).
+    Checksums of headers are verified, and no member may point backwards or beyond the end: a damaged or hostile
     archive ends the walk.
 
     Raises:
@@ -111,25 +111,25 @@ def walk_tar(archive: Path) -> Iterator[tuple[str, int, int]]:
             if header == _END or (not header and position):
                 return
             if len(header) < _BLOCK:
-                raise ValueError("it ends inside a header")
+                raise ValueError("it ends within a header")
             _check_sum(header)
-            kind, start, size = header[156:157], position + _BLOCK, _number(header[124:136])
-            if kind in _EXTENSIONS:
+            flag, start, size = header[156:157], position + _BLOCK, _number(header[124:136])  # flag: type of member
+            if flag in _EXTENSIONS:
                 _check_fits(size, end - start)
-                name, start, size, kind = _read_extended(file, position)
+                name, start, size, flag = _read_extended(file, position)
             else:
                 name = _tar_name(header)
-            if kind == tarfile.AREGTYPE and name.endswith("/"):
-                kind = tarfile.DIRTYPE  # as the oldest tars write a folder
-            size = 0 if kind in _WITHOUT_CONTENT else size
+            if flag == tarfile.AREGTYPE and name.endswith("/"):
+                flag = tarfile.DIRTYPE  # how the oldest tars mark a folder
+            size = 0 if flag in _WITHOUT_CONTENT else size
             _check_fits(size, end - start)
-            if kind in tarfile.REGULAR_TYPES:
+            if flag in tarfile.REGULAR_TYPES:
                 yield name, start, size
             position = start + (size + _BLOCK - 1) // _BLOCK * _BLOCK
 
 
 def _number(field: bytes) -> int:
-    """A header's number as ``tarfile`` reads it: octal digits, or base 256 where the first byte says so."""
+    """A header's number as ``tarfile`` reads it: octal digits, or base 256 if the first byte indicates it."""
     if field[0] in (0o200, 0o377):
         return int.from_bytes(field[1:], "big") - (field[0] == 0o377) * 256 ** (len(field) - 1)
     return int(field.partition(b"\0")[0].strip() or b"0", 8)
@@ -137,16 +137,16 @@ def _number(field: bytes) -> int:
 
 def _check_fits(size: int, room: int) -> None:
     if not 0 <= size <= room:
-        raise ValueError(f"one of its files would have {size} bytes, and {room} are left")
+        raise ValueError(f"a member claims {size} bytes, but only {room} are left")
 
 
 def _check_sum(header: bytes) -> None:
-    """The sum of all bytes, its own field taken as spaces; some old tars added them as signed."""
+    """Verifies the sum of all bytes, with its own field as spaces; some old tars summed signed bytes."""
     stated, total = _number(header[148:156]), sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if stated != total:
         rest = header[:148] + header[156:]
         if stated != total - 256 * sum(byte > 127 for byte in rest):
-            raise ValueError("the checksum of a header is wrong")
+            raise ValueError("a header has a wrong checksum")
 
 
 def _tar_name(header: bytes) -> str:
@@ -156,24 +156,24 @@ def _tar_name(header: bytes) -> str:
 
 
 def _read_extended(file: BinaryIO, position: int) -> tuple[str, int, int, bytes]:
-    """Name, offset, size and type of the member whose extensions begin at ``position``."""
+    """Name, offset, size and type flag of the member whose extensions begin at ``position``."""
     file.seek(position)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as members:
         member = members.next()
     if member is None or member.offset_data <= position:
         raise ValueError("a header is damaged")
     if member.issparse():
-        raise ValueError("it holds a sparse file, which is not read; pack it without --sparse")
+        raise ValueError("sparse files are not supported; pack it without --sparse")
     return member.name, member.offset_data, member.size, member.type
 
 
 def walk_zip(archive: Path) -> Iterator[tuple[str, int, int, int, int]]:
     """Yields (name, offset of the local header, size, unpacked size, CRC-32) of a zip's files, in archive order.
 
-    ``zipfile`` would hold every entry in memory: about 1 GB for Kaggle's, in each worker.
+    ``zipfile`` would keep every entry in memory: about 1 GB for Kaggle's zip, in each worker.
 
     Raises:
-        ValueError: If it is not a zip or its directory is damaged.
+        ValueError: If the file is not a zip or its directory is damaged.
         struct.error: If the directory ends early.
     """
     with open(archive, "rb", buffering=_BUFFER) as file:
@@ -197,7 +197,7 @@ def walk_zip(archive: Path) -> Iterator[tuple[str, int, int, int, int]]:
 
 
 def _zip_name(raw: bytes, flagged: bool) -> str:
-    """A name that is UTF-8 is read so even where the zip does not say it (macOS does not); else cp437, as it asks."""
+    """Decodes valid UTF-8 even without the UTF-8 flag (macOS does not set it), other names as the flag says."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -211,7 +211,7 @@ def _zip_directory(file: BinaryIO, end: int) -> tuple[int, int]:
     tail = file.read()
     found = tail.rfind(b"PK\x05\x06")
     if found < 0:
-        raise ValueError("it has no zip directory: cut short, or not a zip")
+        raise ValueError("no zip directory: truncated, or not a zip")
     entries, position = struct.unpack_from("<H4xI", tail, found + 10)
     locator = found - 20
     if locator >= 0 and tail[locator : locator + 4] == b"PK\x06\x07":
@@ -223,12 +223,16 @@ def _zip_directory(file: BinaryIO, end: int) -> tuple[int, int]:
 
 
 def _zip64_sizes(extra: bytes, length: int, size: int, offset: int) -> tuple[int, int, int]:
-    """Fields that do not fit 32 bits stand in an extra field, in this order."""
+    """Replaces fields that do not fit 32 bits by those of the zip64 extra field, which keeps this order."""
+    fields = [length, size, offset]
+    wide = [index for index, value in enumerate(fields) if value == 0xFFFFFFFF]
     at = 0
     while at + 4 <= len(extra):
-        kind, held = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            values = iter(struct.unpack_from(f"<{held // 8}Q", extra, at + 4))
-            return tuple(next(values) if value == 0xFFFFFFFF else value for value in (length, size, offset))
+        tag, held = struct.unpack_from("<HH", extra, at)
+        if tag == 1 and held >= 8 * len(wide):
+            for index, value in zip(wide, struct.unpack_from(f"<{len(wide)}Q", extra, at + 4), strict=True):
+                fields[index] = value
+            length, size, offset = fields
+            return length, size, offset
         at += 4 + held
-    raise ValueError("its directory lacks a zip64 field")
+    raise ValueError("a zip64 field is missing in its directory")

@@ -1,9 +1,9 @@
-"""Google Landmarks v2 from its official address: the csv files, and the images one shard after the other.
+"""Downloads Google Landmarks v2 from its official address: the csv files, and the images one shard at a time.
 
-A file is fetched into ``NAME.part`` with HTTP ranges, compared with its md5 and only then given its name, so that an
-interruption costs at most one piece and wrong bytes are never read. The csv files have no md5: ``NAME.from`` holds the
-address of a part and the server's ETag or date, and a part is completed only from the same state of the same file. 500
-shards of a gigabyte are never on the disk at once: each is deleted when its selected photos are kept.
+A file is downloaded into ``NAME.part`` with HTTP range requests and renamed once its md5 matches, so that an
+interruption costs at most one piece and wrong bytes are never used. The csv files have no md5: ``NAME.from`` records
+the address of a partial file and the server's ETag or date, and only the same version of the same file completes it.
+The 500 shards of 1 GB are never on disk together: each is deleted once its selected photos are stored.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ _PIECE = 1 << 18
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient a download is.
+    """Retry policy of a download.
 
     Attributes:
-        attempts: Attempts in a row without progress (no byte beyond those already had) before it gives up.
+        attempts: Consecutive attempts without a new byte before it gives up.
         first_wait: Seconds before the second attempt; doubled each time.
-        longest_wait: Seconds at most, a server's Retry-After included.
-        timeout: Seconds without an answer or a byte after which an attempt has failed.
+        longest_wait: Upper limit of a wait in seconds, also for a server's Retry-After.
+        timeout: Seconds without an answer or a byte after which an attempt fails.
     """
 
     attempts: int = 8
@@ -48,7 +48,7 @@ class Retry:
 
 
 class _Attempt(Exception):
-    """An attempt that failed in a way that another may not; ``wait`` is what the server asked for, in seconds."""
+    """A failed attempt that is worth repeating; ``wait`` is what the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -56,20 +56,21 @@ class _Attempt(Exception):
 
 
 def fetch(url: str, target: Path, md5: str | None = None, retry: Retry | None = None) -> Path:
-    """Downloads ``url`` to ``target``, going on where an earlier call was interrupted.
+    """Downloads ``url`` to ``target``, resuming an earlier call that was interrupted.
 
     Args:
         url: An http or https address.
-        target: Where the whole file goes; its folder must exist. A file that is there already is kept as it is.
-        md5: Hex MD5 that the file must have; without it only the length that the server states is checked.
-        retry: How patient to be.
+        target: Path of the complete file; its folder must exist. An existing file is kept unchanged.
+        md5: Expected hex MD5; without it only the length that the server states is checked.
+        retry: Retry policy.
 
     Returns:
         ``target``.
 
     Raises:
-        UserError: If the file does not exist there, or every attempt failed; what was fetched stays for the next call.
-        OSError: If the disk is full or cannot be written.
+        UserError: If the server does not have the file, or every attempt failed; the partial file is kept for the next
+            call.
+        OSError: If the disk is full or not writable.
     """
     retry = retry or Retry()
     if target.exists():
@@ -91,18 +92,18 @@ def fetch(url: str, target: Path, md5: str | None = None, retry: Retry | None = 
             longest = max(longest, _size(part))
             if failures >= retry.attempts:
                 raise UserError(
-                    f"cannot download {url}: {error}; {failures} attempts in a row failed. Repeat the command to go "
-                    "on where it stopped, or name another address with --base-url"
+                    f"cannot download {url}: {error}; {failures} attempts in a row failed. Repeat the command to "
+                    "continue, or pass another address with --base-url"
                 ) from None
             wait = min(max(error.wait, retry.first_wait * 2 ** (failures - 1)), retry.longest_wait)
-            say(f"{url}: {error}; again in {wait:.0f} s", file=sys.stderr)
+            say(f"{url}: {error}; trying again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
 
 
 def fetch_metadata(
     folder: Path, base_url: str = BASE_URL, retry: Retry | None = None, names: Sequence[str] = METADATA
 ) -> dict[str, Path]:
-    """Downloads the official csv files of the train set (about 1.6 GB, most of it attribution) into ``folder``.
+    """Downloads the official csv files of the train set into ``folder``: about 1.6 GB, most of it attribution.
 
     Returns:
         File name -> path.
@@ -115,14 +116,14 @@ def fetch_md5(index: int, folder: Path, base_url: str = BASE_URL, retry: Retry |
     """The official MD5 of train shard ``index``.
 
     Raises:
-        UserError: If the file that should hold it holds something else.
+        UserError: If the downloaded file does not contain an md5.
     """
     name = f"md5.images_{index:03d}.txt"
     path = fetch(f"{base_url}/md5sum/train/{name}", folder / name, retry=retry)
     word = path.read_text(encoding="utf-8", errors="replace").split()[:1]
     if not word or len(word[0]) != 32 or not set(word[0].lower()) <= set("0123456789abcdef"):
         path.unlink()
-        raise UserError(f"{base_url}/md5sum/train/{name} holds no md5; check --base-url")
+        raise UserError(f"{base_url}/md5sum/train/{name} does not contain an md5; check --base-url")
     return word[0].lower()
 
 
@@ -134,21 +135,21 @@ def fetch_shards(
     shards: int = SHARDS,
     retry: Retry | None = None,
 ) -> Iterator[Path]:
-    """Yields the train shards in order, each verified against its md5, and deletes each when the next is asked for.
+    """Yields the train shards in order, each verified against its md5, and deletes it when the next is requested.
 
-    Asking for the next says that the selected photos of the last one are safely stored: its name then goes to
-    ``record``, and no later run fetches it again. A shard whose use was interrupted is yielded again.
+    Requesting the next shard means that the selected photos of the last one are stored: its name is then added to
+    ``record``, and no later run downloads it again. A shard whose use was interrupted is yielded again.
 
     Args:
-        folder: Where shards are while they are needed; made if missing.
-        record: File with a line for each shard that is done; it must live and die with the stored photos.
-        base_url: Address that holds ``train/images_NNN.tar`` and ``md5sum/train/md5.images_NNN.txt``.
-        keep: Keep the shards (``--keep-shards``); kept ones are yielded again by later runs, without a download.
-        shards: How many there are.
-        retry: How patient to be.
+        folder: Folder for shards while they are needed; created if missing.
+        record: File with a line for each finished shard; it must be deleted whenever the stored photos are.
+        base_url: Address that serves ``train/images_NNN.tar`` and ``md5sum/train/md5.images_NNN.txt``.
+        keep: Keep the shards (``--keep-shards``); later runs yield kept ones again, without a download.
+        shards: Number of shards.
+        retry: Retry policy.
 
     Raises:
-        UserError: If a shard cannot be had, or fewer bytes are free on the disk than it needs.
+        UserError: If a shard is not available, or the disk has too little free space for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = set(record.read_text(encoding="utf-8").split()) if record.exists() else set()
@@ -172,14 +173,14 @@ def _size(path: Path) -> int:
 
 
 def _verify_kept(path: Path, md5: str) -> None:
-    """A shard from an earlier run: one that no longer has its md5 is fetched anew."""
+    """Deletes a shard from an earlier run if its md5 no longer matches, so that it is downloaded again."""
     if _md5(path) != md5:
-        say(f"{path.name} no longer has its md5; it is fetched again", file=sys.stderr)
+        say(f"{path.name} no longer matches its md5; downloading it again", file=sys.stderr)
         path.unlink()
 
 
 def _read_origin(origin: Path) -> tuple[str, str]:
-    """Address of the file that a part is of, and what tells its state: ETag or date, empty where none was sent."""
+    """Address that a partial file came from, and its ETag or date (empty if the server sent neither)."""
     if not origin.exists():
         return "", ""
     url, _, validator = origin.read_text(encoding="utf-8").partition("\n")
@@ -187,15 +188,15 @@ def _read_origin(origin: Path) -> tuple[str, str]:
 
 
 def _validator(answer: http.client.HTTPResponse) -> str:
-    """What If-Range takes: a strong ETag, else the date of the last change, else nothing."""
+    """The value for If-Range: a strong ETag, else the Last-Modified date, else empty."""
     tag = answer.headers.get("ETag") or ""
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified") or ""
 
 
 def _attempt(url: str, part: Path, origin: Path, timeout: float) -> None:
-    """One request for what is still missing; on return ``part`` has the length that the server states."""
+    """Sends one request for the missing bytes; on return ``part`` has the length that the server states."""
     have = _size(part)
-    headers = {"User-Agent": "timm-landmark"}
+    headers, validator = {"User-Agent": "timm-landmark"}, ""
     if have:
         _, validator = _read_origin(origin)
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
@@ -204,28 +205,28 @@ def _attempt(url: str, part: Path, origin: Path, timeout: float) -> None:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             start, total = _span(answer, have)
             if start == 0:
-                part.unlink(missing_ok=True)  # first: old bytes must never stand beside a new origin
+                part.unlink(missing_ok=True)  # first: old bytes must never be next to a new origin
                 write_atomic(origin, f"{url}\n{_validator(answer)}")
             elif validator and _validator(answer) not in ("", validator):
                 part.unlink()
-                raise _Attempt("the file has changed on the server; starting anew")
+                raise _Attempt("the file has changed on the server; starting over")
             _receive(answer, part, start, total, Path(url).name)
     except urllib.error.HTTPError as error:
         _http_error(url, part, have, error)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _Attempt(f"connection failed ({getattr(error, 'reason', None) or error!r})") from None
     except ValueError as error:
-        raise UserError(f"{url!r} is no address ({error}); --base-url takes http://... or https://...") from None
+        raise UserError(f"{url!r} is not an address ({error}); pass http://... or https://... as --base-url") from None
 
 
 def _span(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """First byte and whole length of what comes; a server that ignores ranges starts from 0."""
+    """First byte and total length of the response; a server that ignores ranges starts at 0."""
     length = answer.headers.get("Content-Length")
     if answer.status != 206:
         return 0, int(length) if length else None
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     if span.partition("-")[0] != str(have):
-        raise _Attempt(f"the server answered another range ({span or 'none'}) than asked for ({have}-)")
+        raise _Attempt(f"the server sent range {span or 'none'} instead of {have}-")
     return have, int(total) if total.isdigit() else None
 
 
@@ -234,8 +235,8 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, total: in
 
     if total is not None and total - start > (free := shutil.disk_usage(part.parent).free):
         raise UserError(
-            f"{name} needs {(total - start) / 1e9:.1f} GB and {part.parent} has {free / 1e9:.1f} GB free; make room "
-            "and repeat the command to go on"
+            f"{name} needs {(total - start) / 1e9:.1f} GB and {part.parent} has {free / 1e9:.1f} GB free; free "
+            "space and repeat the command to continue"
         )
     with (
         open(part, "r+b" if start else "wb") as file,
@@ -248,23 +249,23 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, total: in
             bar.update(len(piece))
         size = file.tell()
     if total is not None and size != total:
-        raise _Attempt(f"connection cut after {size} of {total} bytes")
+        raise _Attempt(f"connection lost after {size} of {total} bytes")
 
 
 def _http_error(url: str, part: Path, have: int, error: urllib.error.HTTPError) -> None:
-    if error.code == 416 and have:  # nothing is left to send: whole already, or longer than the server's file
+    if error.code == 416 and have:  # nothing left to send: already complete, or longer than the server's file
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
         if total == str(have):
             return
         part.unlink()
-        raise _Attempt("the partial file is longer than the server's; starting anew") from None
+        raise _Attempt("the partial file is longer than the server's; starting over") from None
     if error.code in (408, 425, 429) or error.code >= 500:
         raise _Attempt(f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))) from None
     raise UserError(f"cannot download {url}: HTTP {error.code} {error.reason}; check --base-url") from None
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which holds seconds or a date."""
+    """Seconds to wait according to a Retry-After header: a number of seconds or a date."""
     if not value:
         return 0.0
     if value.isdigit():

@@ -1,4 +1,4 @@
-"""``prepare --dry-run``: counts, a histogram, and an estimate of disk and time from a few photos really decoded."""
+"""``prepare --dry-run``: counts, a histogram, and disk and time estimates from decoding a few photos."""
 
 import argparse
 import time
@@ -14,29 +14,29 @@ _TRIED = 24
 
 
 def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection) -> list[str]:
-    """What a run would do; nothing is written but an archive's index in the cache.
+    """Describes what a run would do; it writes only the index of an archive, to the cache.
 
     Args:
-        args: The verb's arguments.
-        metadata: What was read.
-        selection: What was selected.
+        args: The command's arguments.
+        metadata: The metadata.
+        selection: The selected classes and images.
 
     Returns:
         The lines to print.
     """
-    sizes = [len(kind.ids) for kind in selection.classes]
+    sizes = [len(selected.ids) for selected in selection.classes]
     lines = [
         f"{metadata.release}: {len(metadata.ids)} photos of {len(metadata.landmarks)} landmarks"
         f" ({metadata.unlabelled} rows without a label, {metadata.repeated} repeated, "
         f"{len(metadata.contradictory)} ids under two labels)",
         f"selected: {len(sizes)} classes, {sum(sizes)} photos; a class has {min(sizes)} to {max(sizes)}",
         *histogram(sizes),
-        "largest: " + "; ".join(_titled(kind) for kind in selection.classes[:5]),
+        "largest: " + "; ".join(map(_titled, selection.classes[:5])),
     ]
     if args.download and not args.images:
-        lines.append("estimate: with --download none; a shard is 1 GB, 500 are fetched one after the other")
+        lines.append("estimate: not available with --download, which fetches 500 shards of 1 GB, one at a time")
         return lines
-    remaining, found = set(selection.landmark), {}
+    remaining, found = set(selection.landmark), dict[str, Location]()
     for source in find_sources(args.images):
         found |= locate(source, remaining, metadata.paths)
         remaining -= found.keys()
@@ -45,12 +45,12 @@ def describe(args: argparse.Namespace, metadata: Metadata, selection: Selection)
     return lines
 
 
-def _titled(kind: SelectedClass) -> str:
-    return f"{printable(kind.name or kind.landmarks[0], 80)} ({len(kind.ids)})"
+def _titled(selected: SelectedClass) -> str:
+    return f"{printable(selected.name or selected.landmarks[0], 80)} ({len(selected.ids)})"
 
 
 def histogram(sizes: list[int], width: int = 40) -> list[str]:
-    """Classes by number of photos, in doubling steps, a bar a line."""
+    """Lines of a histogram: classes by number of photos, in steps that double."""
     steps: dict[int, int] = {}
     for size in sizes:
         step = max(size.bit_length() - 1, 0)
@@ -72,10 +72,10 @@ def _estimate(args: argparse.Namespace, found: dict[str, Location]) -> Iterable[
             continue
         sizes.append(len(encode_jpeg(resize(image, args.size, args.resize))))
     if not sizes:
-        yield "estimate: none, no photo tried could be decoded"
+        yield "estimate: not available, none of the photos tried could be decoded"
         return
     each = (time.perf_counter() - begun) / len(sizes)
     yield (
         f"estimate from {len(sizes)} photos: {sum(sizes) / len(sizes) * len(found) / 1e9:.2f} GB on disk, "
-        f"{each * len(found) / 60:.1f} minutes a worker"
+        f"{each * len(found) / 60:.1f} minutes with one worker"
     )

@@ -1,8 +1,8 @@
-"""Near duplicates: a perceptual hash, and the groups of images of one class that must stay on one side of a split.
+"""Near duplicates: a perceptual hash, and groups of images of one class that must end up in the same split.
 
-The hash is the classic DCT hash: grey, 32x32, the 8x8 lowest frequencies of the cosine transform, a bit for each above
-their median. It is computed in whole numbers, so that equal pixels give equal bits on every machine. A photo a second
-later, a re-encoded, recoloured or grey copy differs in few bits; other views of one landmark differ in about half.
+The hash is the classic DCT hash: greyscale, 32x32, the 8x8 lowest frequencies of the cosine transform, one bit each for
+above their median. It uses integers, so that equal pixels give equal bits on every machine. A photo taken a second
+later and a re-encoded, recoloured or greyscale copy differ in a few bits, another view of the landmark in about half.
 """
 
 import itertools
@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from PIL import Image
 
-THRESHOLD = 10  # bits of 64; by eye on real photos: pairs up to here are one view, from 12 on often two
-FLOOR, SHARE = 20, 5  # a group over max(FLOOR, class / SHARE) images is a chain of look-alikes, not a series
+THRESHOLD = 10  # bits of 64; on real photos, pairs up to here show one view, pairs from 12 on often two
+FLOOR, SHARE = 20, 5  # a group above max(FLOOR, class / SHARE) images is a chain of look-alikes, not a series
 _COSINES = np.rint(4096 * np.cos(np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5))).astype(np.int64)
-_PIECE = 1 << 20  # pairs held at a time
+_PIECE = 1 << 20  # pairs in memory at a time
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that near duplicates share, all but a few.
+    """64 bits, of which near duplicates share all but a few.
 
     Args:
-        image: Any mode and size, already turned upright; the squashed 256x256 picture serves as well as the original.
+        image: Any mode and size, upright; the squashed 256x256 picture works as well as the original.
 
     Returns:
         A number from 0 to 2**64 - 1.
@@ -36,13 +36,13 @@ def perceptual_hash(image: Image.Image) -> int:
 def group_images(hashes: Mapping[str, int], threshold: int = THRESHOLD) -> dict[str, str]:
     """Groups the images of one class: within ``threshold`` bits of each other, directly or through others.
 
-    In a large class chance look-alikes would chain half of it into one group. So a group of more than
-    max(20, a fifth of the class) images is divided again with a threshold two bits smaller, and so on down to equal
-    hashes, which always stay together.
+    In a large class, accidental look-alikes would chain half of it into one group. A group of more than
+    max(20, a fifth of the class) images is therefore divided again with a threshold two bits smaller, and so on down
+    to equal hashes, which always stay together.
 
     Args:
-        hashes: image_id -> perceptual hash, all images of one class; their order does not matter.
-        threshold: Largest Hamming distance of two neighbours in a group.
+        hashes: image_id -> perceptual hash of all images of one class, in any order.
+        threshold: Largest Hamming distance between neighbours of a group.
 
     Returns:
         image_id -> the smallest image_id of its group.
@@ -62,24 +62,24 @@ def group_images(hashes: Mapping[str, int], threshold: int = THRESHOLD) -> dict[
 
 
 def crossing_groups(groups: Mapping[str, str], splits: Mapping[str, str]) -> tuple[int, int]:
-    """How many groups a split tears apart.
+    """Counts the groups that a split divides.
 
     Args:
-        groups: image_id -> group key, of any number of classes.
-        splits: image_id -> split, of the same images.
+        groups: image_id -> group key, for any number of classes.
+        splits: image_id -> split, for the same images.
 
     Returns:
-        The groups with images in more than one split, and the images in those groups.
+        Number of groups with images in more than one split, and number of images in those groups.
     """
     members: dict[str, list[str]] = {}
     for name, key in groups.items():
         members.setdefault(key, []).append(name)
-    torn = [names for names in members.values() if len({splits[name] for name in names}) > 1]
-    return len(torn), sum(map(len, torn))
+    divided = [names for names in members.values() if len({splits[name] for name in names}) > 1]
+    return len(divided), sum(map(len, divided))
 
 
 def describe_groups(groups: Mapping[str, str]) -> str:
-    """One line with the number of images, groups, groups of several images and the largest group."""
+    """One line: the number of images, of groups and of groups with several images, and the largest group."""
     sizes = Counter(groups.values())
     several = [size for size in sizes.values() if size > 1]
     return (
@@ -89,7 +89,7 @@ def describe_groups(groups: Mapping[str, str]) -> str:
 
 
 def _components(bits: np.ndarray, part: np.ndarray, threshold: int) -> np.ndarray:
-    """Connected components, as the smallest index of each, of equal ``part`` and distance <= ``threshold``."""
+    """Connected components within equal ``part`` and distance <= ``threshold``: the smallest index of each, (n,)."""
     label = np.arange(len(bits))
     for first, second in _candidates(bits, threshold):
         near = (label[first] != label[second]) & (part[first] == part[second])
@@ -112,10 +112,10 @@ def _join(label: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
 
 
 def _candidates(bits: np.ndarray, threshold: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index pairs that include every pair within ``threshold`` bits, in pieces, at near linear cost.
+    """Yields index pairs in pieces, among them every pair within ``threshold`` bits, at near linear cost.
 
-    The 64 bits are cut into so many bands that two hashes within the threshold agree in one band but for one bit at
-    most (pigeonhole); a sorted band finds the partners of each value and of its one-bit neighbours.
+    The 64 bits are cut into enough bands that two hashes within the threshold differ by at most one bit in one of them
+    (pigeonhole). Sorting a band finds the partners of each value and of its one-bit neighbours.
     """
     bands = threshold // 2 + 1
     edges = [64 * band // bands for band in range(bands + 1)]
@@ -132,7 +132,7 @@ def _candidates(bits: np.ndarray, threshold: int) -> Iterator[tuple[np.ndarray, 
 
 
 def _expand(order: np.ndarray, left: np.ndarray, count: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs (i, order[left[i] + k]), k < count[i], that have i < partner; about ``_PIECE`` pairs at a time."""
+    """Yields all pairs (i, order[left[i] + k]), k < count[i], with i < partner; about ``_PIECE`` pairs at a time."""
     piece = np.cumsum(count) // _PIECE
     for rows in np.split(np.arange(len(count)), np.flatnonzero(np.diff(piece)) + 1):
         first = np.repeat(rows, count[rows])

@@ -1,8 +1,8 @@
-"""Reading what says which photo shows which landmark: the csv of any Google Landmarks release, or a person's own.
+"""Reads which photo shows which landmark: the csv of any Google Landmarks release, or your own.
 
-Layouts known, told by their columns: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and
-2021), ``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text: some are all digits. The literal
-``None`` that one copy of GLDv1 has in its fields counts as no label.
+The columns tell the layout: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and 2021),
+``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text, even if all digits. One copy of GLDv1 has
+the literal ``None`` in its fields; it counts as no label.
 """
 
 import csv
@@ -10,9 +10,9 @@ import gzip
 import posixpath
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -20,38 +20,41 @@ import numpy as np
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.text import escaped
 
-LAYOUTS = {
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LAYOUTS: dict[tuple[str, ...], str] = {
     ("id", "url", "landmark_id"): "GLDv1 or GLDv2",
     ("id", "landmark_id"): "Kaggle 2020/2021 (GLDv2 clean)",
     ("landmark_id", "images"): "GLDv2 clean",
     ("path", "label"): "own photos",
 }
-# The last line's formats are not read: such files are taken for photos, so that each is rejected with its reason.
+# Formats of the second line are not supported. They count as photos, so that each file is rejected with a reason.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
 PHOTO_SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
-NAMES, ATTRIBUTION = "train_label_to_category.csv", "train_attribution.csv"  # beside the metadata
-_UNSAFE = re.compile("[% \x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what a landmark id cannot hold as it is
+NAMES, ATTRIBUTION = "train_label_to_category.csv", "train_attribution.csv"  # next to the metadata
+_UNSAFE = re.compile("[% \x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # not allowed in landmark ids
 
 
 @dataclass
 class Metadata:
-    """Images and their landmarks, as columns; row k is image ``ids[k]`` of landmark ``landmarks[codes[k]]``.
+    """Images and their landmarks, as columns: row k is image ``ids[k]`` of landmark ``landmarks[codes[k]]``.
 
     Attributes:
-        release: Which release it is, in words.
-        ids: Image ids, a pyarrow string array without duplicates.
+        release: Name of the release.
+        ids: Image ids without duplicates, (rows,).
         codes: Index into ``landmarks`` of each image, shape (rows,), int32.
-        landmarks: Landmark ids as text.
-        names: Landmark id -> human name, where known.
+        landmarks: Landmark ids.
+        names: Landmark id -> readable name, where known.
         paths: Own photos only: image id -> path relative to the image folder.
-        contradictory: Image id -> landmark ids, for ids that stand under several labels (not in ``ids``).
+        contradictory: Image id -> landmark ids, for ids listed under several labels (not in ``ids``).
         unlabelled: Rows without an id or a label.
-        repeated: Rows that say what another row says.
-        attribution: The file of that name beside the metadata, if there.
+        repeated: Rows that repeat another row.
+        attribution: Path of train_attribution.csv, if it exists next to the metadata.
     """
 
     release: str
-    ids: object
+    ids: "pa.StringArray"
     codes: np.ndarray
     landmarks: list[str]
     names: dict[str, str] = field(default_factory=dict)
@@ -66,27 +69,26 @@ def read_metadata(path: Path) -> Metadata:
     """Reads a metadata csv, plain or ``.gz``, with or without quotes, byte-order mark or CRLF.
 
     Args:
-        path: The file; ``train_label_to_category.csv`` beside it gives the names.
+        path: The file; the names come from ``train_label_to_category.csv`` next to it.
 
     Returns:
         Its images and landmarks.
 
     Raises:
-        UserError: If the file is missing, is not such a csv, or its columns are none of the known layouts.
+        UserError: If the file is missing or not a readable csv, or its columns match no known layout.
     """
     header, example = _first_lines(path)
     columns = tuple(name.strip().lower() for name in header)
     if columns not in LAYOUTS:
         known = "; ".join(f"{','.join(layout)} ({name})" for layout, name in LAYOUTS.items())
-        raise UserError(f"--metadata {path}: its header is {','.join(header)!r}; the layouts known are {known}")
-    id_column, label_column = {
+        raise UserError(f"--metadata {path}: unknown columns {','.join(header)!r}; known layouts are {known}")
+    named: dict[tuple[str, ...], tuple[str, str]] = {
         ("landmark_id", "images"): ("images", "landmark_id"),
         ("path", "label"): ("path", "label"),
-    }.get(columns, ("id", "landmark_id"))
+    }
     nulls = [""] if columns == ("path", "label") else ["", "None"]
-    ids, labels = _read_columns(
-        path, header, header[columns.index(id_column)], header[columns.index(label_column)], nulls
-    )
+    wanted = [header[columns.index(name)] for name in named.get(columns, ("id", "landmark_id"))]
+    ids, labels = _read_columns(path, header, wanted, nulls)
     if columns == ("landmark_id", "images"):
         ids, labels = _spread_images(ids, labels)
     names_file = path.parent / NAMES
@@ -104,7 +106,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def read_folders(root: Path) -> Metadata:
-    """A person's own photos: each subfolder of ``root`` is a class, its name the label.
+    """Reads your own photos: each subfolder of ``root`` is a class, and its name is the label.
 
     Raises:
         UserError: If there is no subfolder with photos.
@@ -123,10 +125,10 @@ def read_folders(root: Path) -> Metadata:
     return _own(paths, labels, "own photos")
 
 
-def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
-    """Own photos get an id from their path and a landmark id from their label, so that both are safe as names.
+def _own(paths: list[str], labels: list[str] | list[str | None], release: str) -> Metadata:
+    """Derives ids from paths and landmark ids from labels, so that both are safe as file names.
 
-    Names of files and folders need not be UTF-8: bytes that are not are escaped in landmark ids and names.
+    File and folder names may contain bytes that are not UTF-8, which are escaped in landmark ids and names.
     """
     import hashlib
 
@@ -136,23 +138,25 @@ def _own(paths: list[str], labels: list[str], release: str) -> Metadata:
     ids = [hashlib.sha256(path.encode("utf-8", errors)).hexdigest()[:16] if path else None for path in paths]
     safe = [label and _UNSAFE.sub(lambda found: quote(found[0], safe="", errors=errors), label) for label in labels]
     columns = pa.array(ids, pa.string()), pa.array(safe, pa.string())
-    names = {key: escaped(_one_line(name)) for key, name in zip(safe, labels, strict=True) if key}
+    names = {key: escaped(_one_line(name)) for key, name in zip(safe, labels, strict=True) if key and name}
     metadata = _settle(*columns, release, names)
-    metadata.paths = dict(zip(ids, paths, strict=True))
+    metadata.paths = {key: path for key, path in zip(ids, paths, strict=True) if key}
     return metadata
 
 
 def _one_line(name: str) -> str:
-    """A name without control characters and line breaks, which a category may hide as ``%0D``."""
+    """A name without control characters and line breaks, which a category may contain as ``%0D``."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", name).strip()
 
 
 def _relative(metadata: Path, paths: list[str | None]) -> list[str]:
-    """The paths of an own csv, each file by one name, below --images: the manifest tells no path of a machine."""
+    """The normalized paths of your own csv; they must be below --images, so that the manifest has no local path."""
     below = [posixpath.normpath(PurePath(path).as_posix()) if path else "" for path in paths]
     for path, name in zip(paths, below, strict=True):
         if PurePath(name).anchor or name == ".." or name.startswith("../"):
-            raise UserError(f"--metadata {metadata}: the path {path!r} is not below --images; make it relative to that")
+            raise UserError(
+                f"--metadata {metadata}: the path {path!r} is not below --images; make it relative to --images"
+            )
     return below
 
 
@@ -168,26 +172,26 @@ def _first_lines(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
 
 
-def _open_text(path: Path) -> Iterator[str]:
+def _open_text(path: Path) -> TextIO:
     opener = gzip.open if path.suffix == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _read_columns(
-    path: Path, header: list[str], id_column: str, label_column: str, nulls: list[str]
-) -> tuple[object, object]:
-    """Two text columns of a csv of any size, without the others in memory."""
+    path: Path, header: list[str], wanted: list[str], nulls: list[str]
+) -> "tuple[pa.ChunkedArray, pa.ChunkedArray]":
+    """Two text columns of a csv of any size; the other columns are never in memory."""
     import pyarrow as pa
     from pyarrow import csv as arrow
 
     text, packed = pa.string(), "gzip" if path.suffix == ".gz" else None
-    try:  # pyarrow itself opens no file whose name is not UTF-8
+    try:  # pyarrow cannot open a file whose name is not UTF-8
         with open(path, "rb") as file, pa.input_stream(file, compression=packed) as stream, arrow.open_csv(
             stream,
             read_options=arrow.ReadOptions(block_size=1 << 23, column_names=header, skip_rows=1),
             convert_options=arrow.ConvertOptions(
-                include_columns=[id_column, label_column],
-                column_types={id_column: text, label_column: pa.dictionary(pa.int32(), text)},
+                include_columns=wanted,
+                column_types=dict(zip(wanted, (text, pa.dictionary(pa.int32(), text)), strict=True)),
                 strings_can_be_null=True,
                 null_values=nulls,
             ),
@@ -196,27 +200,31 @@ def _read_columns(
     except (OSError, pa.ArrowInvalid, EOFError) as error:
         raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
     if not batches:
-        raise UserError(f"--metadata {path}: holds a header and no row")
+        raise UserError(f"--metadata {path}: has a header but no row")
     table = pa.Table.from_batches(batches)
-    return table[id_column], table[label_column].unify_dictionaries()
+    return table[wanted[0]], table[wanted[1]].unify_dictionaries()
 
 
-def _spread_images(images: object, labels: object) -> tuple[object, object]:
-    """GLDv2 clean: one row a landmark, its image ids separated by spaces."""
+def _spread_images(images: "pa.ChunkedArray", labels: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, pa.ChunkedArray]":
+    """Expands GLDv2 clean, which has one row per landmark, its image ids separated by spaces."""
     import pyarrow as pa
-    from pyarrow import compute
+    from pyarrow import compute as functions
 
+    compute: Any = functions  # they are created at import, so type checkers know none of them
     lists = compute.split_pattern(compute.fill_null(images, ""), " ").combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     parents = compute.list_parent_indices(lists)
     return pa.chunked_array([compute.list_flatten(lists)]), pa.chunked_array([labels.combine_chunks().take(parents)])
 
 
-def _settle(ids: object, labels: object, release: str, names: dict[str, str]) -> Metadata:
-    """Drops rows without a label, repetitions, and every id that stands under two labels."""
+def _settle(
+    ids: "pa.Array | pa.ChunkedArray", labels: "pa.Array | pa.ChunkedArray", release: str, names: dict[str, str]
+) -> Metadata:
+    """Drops rows without a label, repeated rows, and every id listed under two labels."""
     import pyarrow as pa
-    from pyarrow import compute
+    from pyarrow import compute as functions
 
+    compute: Any = functions
     table = pa.table({"id": ids, "label": labels})
     valid = compute.and_(compute.is_valid(table["id"]), compute.is_valid(table["label"]))
     valid = compute.and_(valid, compute.not_equal(compute.fill_null(table["id"], ""), ""))
@@ -227,10 +235,11 @@ def _settle(ids: object, labels: object, release: str, names: dict[str, str]) ->
     codes = labels.indices.to_numpy(zero_copy_only=False).astype(np.int32)
     landmarks = labels.dictionary.to_pylist()
     ids = table["id"]
-    del table, valid  # at full size the next line needs the room
+    del table, valid  # for a full release the next line needs the memory
     encoded = _encoded(ids)
     numbers, ids = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
-    repeated, contradictory = 0, {}
+    repeated = 0
+    contradictory: dict[str, set[str]] = {}
     if len(ids) < len(numbers):
         first = np.full(len(ids), -1, dtype=np.int64)
         first[numbers[::-1]] = np.arange(len(numbers))[::-1]
@@ -242,20 +251,12 @@ def _settle(ids: object, labels: object, release: str, names: dict[str, str]) ->
         if contradictory:
             keep = ~compute.is_in(ids, value_set=pa.array(sorted(contradictory))).to_numpy(zero_copy_only=False)
         ids, codes = ids.filter(pa.array(keep)), codes[first[keep]]
-    return Metadata(
-        release,
-        ids,
-        codes,
-        landmarks,
-        names,
-        contradictory={name: sorted(found) for name, found in contradictory.items()},
-        unlabelled=unlabelled,
-        repeated=repeated,
-    )
+    under = {name: sorted(found) for name, found in contradictory.items()}
+    return Metadata(release, ids, codes, landmarks, names, None, under, unlabelled, repeated)
 
 
-def _encoded(column: object) -> object:
-    """A text column as one dictionary array: indices into its distinct values."""
+def _encoded(column: "pa.ChunkedArray") -> "pa.DictionaryArray":
+    """A text column as one dictionary array, which has indices into its distinct values."""
     import pyarrow as pa
 
     column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
@@ -264,7 +265,7 @@ def _encoded(column: object) -> object:
 
 
 def _v1_or_v2(example: list[list[str]], named: bool) -> str:
-    """The two share their columns: names or Wikimedia addresses say v2, Google's photo hosts or ``None`` say v1."""
+    """Tells the two apart, as they share columns: names or Wikimedia URLs mean v2, Google's hosts or ``None`` v1."""
     text = " ".join(" ".join(row) for row in example)
     if named or "wikimedia.org" in text:
         return "GLDv2"
@@ -273,18 +274,19 @@ def _v1_or_v2(example: list[list[str]], named: bool) -> str:
     return LAYOUTS[("id", "url", "landmark_id")]
 
 
+def _name_of(category: str) -> str:
+    return _one_line(unquote(category).rpartition("Category:")[2].replace("_", " "))
+
+
 def _read_names(path: Path) -> dict[str, str]:
-    """Landmark id -> readable name, from the category column: a Commons address or its last part."""
+    """Landmark id -> readable name, from the category column: a Commons URL or its last part."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if missing := {"landmark_id", "category"} - set(reader.fieldnames or ()):
-                raise UserError(f"{path}: no column {', '.join(sorted(missing))}; its header is {reader.fieldnames}")
-            return {
-                row["landmark_id"]: _one_line(
-                    unquote(row["category"] or "").rpartition("Category:")[2].replace("_", " ")
+                raise UserError(
+                    f"{path}: missing column {', '.join(sorted(missing))}; its columns are {reader.fieldnames}"
                 )
-                for row in reader
-            }
+            return {row["landmark_id"]: _name_of(row["category"] or "") for row in reader}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable csv ({error})") from None

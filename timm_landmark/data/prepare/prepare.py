@@ -1,18 +1,19 @@
-"""``timm-landmark prepare``: Google Landmarks, or a person's own photos, made a training set by one command.
+"""``timm-landmark prepare``: turns Google Landmarks, or your own photos, into a training set with one command.
 
-metadata -> selection -> photos (decoded, hashed, stored by id in a work folder) -> groups -> split -> placed by rename.
-Each step is a module beside this one. Interrupted at any moment, the same command goes on.
+metadata -> selection -> photos (decoded, hashed, stored by id in a work folder) -> groups -> split -> moved into place.
+Each step is a module of this package. The same command continues a run that was interrupted at any moment.
 
-Rules for what is left out. The draw (--ratio, --cap) is made before photos are read, and rejected photos are not
-replaced. A class that ends with fewer than --min-per-class usable photos, or with fewer groups than there are splits,
-is left out whole; its photos are listed in rejects.csv with that reason. The same bytes under two labels, and an id
-under two labels, are rejected under both.
+What is left out: photos are drawn (--ratio, --cap) before any is read, and rejected photos are not replaced. A class
+with fewer than --min-per-class usable photos, or with fewer groups than there are splits, is left out as a whole; its
+photos are listed in rejects.csv with that reason. The same bytes under two labels, and an id under two labels, are
+rejected under both.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +26,21 @@ from timm_landmark.utils.text import say
 if TYPE_CHECKING:
     from timm_landmark.data.prepare.metadata import Metadata
     from timm_landmark.data.prepare.selection import Selection
+    from timm_landmark.data.prepare.sources import Location
+    from timm_landmark.data.prepare.store import Records
     from timm_landmark.data.prepare.workfolder import WorkFolder
 
-STALLED = 600.0  # seconds without an answer from a source or the disk, after which a run gives up
+STALLED = 600.0  # seconds without an answer from a source or the disk before a run gives up
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; see :func:`build_parser` for its arguments.
+    """Runs the command; see :func:`build_parser` for its arguments.
 
     Returns:
         0, or 130 after Ctrl-C.
 
     Raises:
-        UserError: If an argument, a source or the target does not serve.
+        UserError: If an argument, a source or the output folder is unusable.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -45,20 +48,20 @@ def main(argv: list[str]) -> int:
     if not splits:
         raise UserError("--split 0 0 0: at least one share must be above 0")
     if not args.images and not args.download:
-        raise UserError("--images: name the folder, tars or zip with the photos (or --download GLDv2)")
+        raise UserError("--images is missing: pass the folder, tars or zip with the photos, or --download for GLDv2")
     if (args.base_url or args.keep_shards) and not args.download:
-        raise UserError("--base-url and --keep-shards belong to --download; add it or leave them out")
+        raise UserError("--base-url and --keep-shards need --download; add it or omit them")
     args.min_per_class = args.min_per_class or splits
     settle_process()
     try:
         return _run(args)
     except KeyboardInterrupt:
-        say("", f"interrupted; repeat the same command to go on with {args.output}", file=sys.stderr)
+        say("", f"interrupted; repeat the same command to continue {args.output}", file=sys.stderr)
         return 130
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise UserError(
-            f"--output {args.output}: {error.strerror or error}{place}; put that right and repeat the command to go on"
+            f"--output {args.output}: {error.strerror or error}{place}; fix this and repeat the command to continue"
         ) from None
 
 
@@ -68,22 +71,24 @@ def _run(args: argparse.Namespace) -> int:
     from timm_landmark.data.prepare.place import place
     from timm_landmark.data.prepare.sources import find_sources
 
-    find_sources(args.images)  # a misspelt path is said before anything is written
+    find_sources(args.images)  # a misspelt path is reported before anything is written
     options = options_of(args)
-    finished = (args.output / "dataset.json").exists() and not (args.output / workfolder.NAME).exists()
-    if finished:
-        info = read_dataset_info(args.output)
-        there = info.get("arguments", {}) | {"selection": info.get("selection")}
-        workfolder.refuse_difference(args.output, there, options | {"selection": there["selection"]}, "finished")
-    elif not (args.output / workfolder.NAME).exists():
-        workfolder.refuse_foreign(args.output)
+    finished: dict[str, Any] | None = None  # the options of a finished data set
+    if not (args.output / workfolder.NAME).exists():
+        if (args.output / "dataset.json").exists():
+            info = read_dataset_info(args.output)
+            recorded = {"selection": info.get("selection")}
+            finished = {**info.get("arguments", {}), **recorded}
+            workfolder.refuse_difference(args.output, finished, options | recorded, "finished")
+        else:
+            workfolder.refuse_foreign(args.output)
     if args.dry_run:
         return _dry_run(args)
-    if finished:
-        if args.metadata is not None or not args.download:  # the csv files of a release stay what they are
+    if finished is not None:
+        if args.metadata is not None or not args.download:  # the csv files of a release do not change
             options["selection"] = _select(args)[1].digest()
-            workfolder.refuse_difference(args.output, there, options, "finished")
-        return _say_finished(args)
+            workfolder.refuse_difference(args.output, finished, options, "finished")
+        return _report_finished(args)
     with workfolder.WorkFolder(args.output) as work:
         metadata, selection = _select(args, _download_folder(args, work))
         work.begin(options | {"selection": selection.digest()})
@@ -104,21 +109,21 @@ def _dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say_finished(args: argparse.Namespace) -> int:
+def _report_finished(args: argparse.Namespace) -> int:
     import shutil
 
     from timm_landmark.data.check import SUMS, write_sums
     from timm_landmark.data.prepare.workfolder import FINISHED
 
-    if not (args.output / SUMS).exists():  # killed in its last step
+    if not (args.output / SUMS).exists():  # interrupted in its last step
         shutil.rmtree(args.output / FINISHED, ignore_errors=True)
         write_sums(args.output)
-    say(f"{args.output} is finished already, with these options; nothing to do")
+    say(f"{args.output} is already finished with these options; nothing to do")
     return 0
 
 
 def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Metadata", "Selection"]:
-    """Reads the metadata, which --download fetches into ``folder``, and selects."""
+    """Reads the metadata, which --download fetches into ``folder``, and selects classes and images."""
     from timm_landmark.data.prepare.metadata import read_folders, read_metadata
     from timm_landmark.data.prepare.selection import select
 
@@ -126,8 +131,9 @@ def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Meta
     if path is None and args.download:
         from timm_landmark.data.prepare.download import METADATA, fetch_metadata
 
-        names = METADATA[:2] if args.dry_run else METADATA  # attribution, the largest, is of no use to a dry run
-        path = fetch_metadata(folder, names=names, **_base_url(args))["train.csv"]
+        assert folder is not None  # a finished download is never selected again
+        names = METADATA[:2] if args.dry_run else METADATA  # a dry run does not need attribution, the largest file
+        path = fetch_metadata(folder, _base_url(args), names=names)["train.csv"]
     if path is not None:
         metadata = read_metadata(path)
     elif len(args.images) == 1 and args.images[0].is_dir():
@@ -135,19 +141,23 @@ def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Meta
     elif len(args.images) == 1 and not args.images[0].exists():
         raise UserError(f"--images {args.images[0]}: no such folder")
     else:
-        raise UserError("--metadata: needed with archives or several --images; without it, one folder of class folders")
+        raise UserError(
+            "--metadata is required with archives or several --images; without it, pass one folder of class folders"
+        )
     return metadata, select(
         metadata, args.classes, args.min_per_class, args.ratio, args.cap, args.exclude, args.join_names, args.seed
     )
 
 
 def _download_folder(args: argparse.Namespace, work: "WorkFolder") -> Path:
-    """Where --download works: in the work folder, which goes when the set is finished, or beside the output."""
+    """Where --download keeps its files: in the work folder, which is removed at the end, or next to the output."""
     return args.output.with_name(args.output.name + ".download") if args.keep_shards else work.download
 
 
-def _base_url(args: argparse.Namespace) -> dict[str, str]:
-    return {"base_url": args.base_url.rstrip("/")} if args.base_url else {}
+def _base_url(args: argparse.Namespace) -> str:
+    from timm_landmark.data.prepare.download import BASE_URL
+
+    return args.base_url.rstrip("/") if args.base_url else BASE_URL
 
 
 def _sources(args: argparse.Namespace, work: "WorkFolder") -> Iterator[Path]:
@@ -158,34 +168,35 @@ def _sources(args: argparse.Namespace, work: "WorkFolder") -> Iterator[Path]:
         from timm_landmark.data.prepare.download import fetch_shards
 
         folder = _download_folder(args, work) / "shards"
-        yield from fetch_shards(folder, work.shards, keep=args.keep_shards, **_base_url(args))
+        yield from fetch_shards(folder, work.shards, _base_url(args), keep=args.keep_shards)
 
 
 def _store_photos(
     args: argparse.Namespace, metadata: "Metadata", selection: "Selection", work: "WorkFolder"
-) -> dict[str, dict[str, Any]]:
-    """Reads every photo of the selection; one that an earlier run stored is not read again, a rejected one is."""
+) -> "Records":
+    """Reads every selected photo, except those that an earlier run stored; photos it rejected are read again."""
     from tqdm import tqdm
 
     from timm_landmark.data.names import unusable_ids
     from timm_landmark.data.prepare.pool import run_jobs
     from timm_landmark.data.prepare.sources import locate, verify_md5
-    from timm_landmark.data.prepare.store import StorePhoto
+    from timm_landmark.data.prepare.store import Fatal, Rejected, StorePhoto
 
-    records, rejected = work.read_journal()
-    done = work.read_shards()  # not fetched again, so what was rejected in them stays so
-    records |= {name: record for name, record in rejected.items() if record.get("archive") in done}
-    records |= {name: {"id": name, "reason": why} for name, why in unusable_ids(selection.landmark).items()}
+    stored, rejected = work.read_journal()
+    done = work.read_shards()  # not fetched again, so their rejects are final
+    records: Records = {**stored}
+    records |= {name: record for name, record in rejected.items() if record.archive in done}
+    records |= {name: Rejected(name, why) for name, why in unusable_ids(selection.landmark).items()}
     remaining = set(selection.landmark) - records.keys()
     store = StorePhoto(work.images, args.size, args.resize, args.max_pixels)
 
-    def died(job: tuple[str, Any], how: str) -> dict[str, Any]:
-        return {"id": job[0], "reason": f"decoder died: {how}"}
+    def died(job: "tuple[str, Location]", how: str) -> Rejected:
+        return Rejected(job[0], f"decoder died: {how}")
 
-    def stalled(job: tuple[str, Any], seconds: float) -> None:
+    def stalled(job: "tuple[str, Location]", seconds: float) -> None:
         where = f"--images {job[1].root} or --output {args.output}: no answer for {seconds:.0f} s"
         if seconds > STALLED:
-            raise UserError(f"{where} at {job[1].name}; repeat the command to go on when they answer again")
+            raise UserError(f"{where} at {job[1].name}; repeat the command to continue once they answer again")
         say(f"{where}; waiting", file=sys.stderr)
 
     found = len(records) + len(rejected)
@@ -196,13 +207,13 @@ def _store_photos(
                 verify_md5(source)
             jobs = sorted(located.items(), key=lambda item: (item[1].offset, item[1].name))
             for record in run_jobs(store, jobs, min(args.workers or available_cores(), len(jobs)), died, stalled):
-                if "fatal" in record:
-                    raise UserError(f"{record['fatal']} and repeat the command to go on")
-                if "reason" in record:
-                    record["archive"] = source.name
+                if isinstance(record, Fatal):
+                    raise UserError(f"{record.message} and repeat the command to continue")
+                if isinstance(record, Rejected):
+                    record = replace(record, archive=source.name)
                 work.keep(record)
-                records[record["id"]] = record
-                remaining.discard(record["id"])
+                records[record.id] = record
+                remaining.discard(record.id)
                 bar.update()
             found += len(located)
             if not remaining:
@@ -210,7 +221,8 @@ def _store_photos(
     if not found:
         work.discard()
         raise UserError(
-            f"--images {' '.join(map(str, args.images))}: none of the {len(remaining)} selected photos is there; "
-            "looked for <id>.jpg and a/b/c/<id>.jpg in folders, .tar and .zip; or the metadata is of another release"
+            f"--images {' '.join(map(str, args.images))}: found none of the {len(remaining)} selected photos, as "
+            "<id>.jpg or a/b/c/<id>.jpg in folders, .tar and .zip; check the paths, or whether --metadata is of "
+            "another release"
         )
     return records

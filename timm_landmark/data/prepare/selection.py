@@ -1,4 +1,4 @@
-"""Which classes and which of their images: a function of the metadata, the options and the seed; no image is read."""
+"""Selects classes and images, as a function of the metadata, the options and the seed; it reads no image."""
 
 import hashlib
 from collections.abc import Collection
@@ -13,13 +13,13 @@ from timm_landmark.utils.errors import UserError
 
 @dataclass(frozen=True)
 class SelectedClass:
-    """A class before its images are read.
+    """A selected class, before its images are read.
 
     Attributes:
-        landmarks: Its landmark ids; several when names are joined.
-        name: Human name, or an empty text.
-        available: Its images in the metadata.
-        ids: The images drawn, sorted.
+        landmarks: Its landmark ids; several if names are joined.
+        name: Readable name, or an empty string.
+        available: Number of its images in the metadata.
+        ids: Ids of the images drawn, sorted.
     """
 
     landmarks: tuple[str, ...]
@@ -30,13 +30,13 @@ class SelectedClass:
 
 @dataclass(frozen=True)
 class Selection:
-    """The classes in order (most frequent first), and the landmark of every image drawn."""
+    """The selected classes, most frequent first, and image id -> landmark id of every image drawn."""
 
     classes: tuple[SelectedClass, ...]
     landmark: dict[str, str]
 
     def digest(self) -> str:
-        """Hex SHA-256 of the images and landmarks, whatever the order of the rows they came from."""
+        """Hex SHA-256 of the images and landmarks, independent of the order of rows in the metadata."""
         text = "".join(f"{name}:{landmark}\n" for name, landmark in sorted(self.landmark.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -55,19 +55,19 @@ def select(
 
     Args:
         metadata: The images and landmarks.
-        classes: How many classes; None for all. Equal counts are ordered by the smallest landmark id.
-        min_per_class: A class with fewer images, counted after ``ratio`` and ``cap``, is not selected.
+        classes: Number of classes; None for all. Equally frequent ones are ordered by their smallest landmark id.
+        min_per_class: Fewest images of a class after ``ratio`` and ``cap``; smaller classes are not selected.
         ratio: Share of each class's images to draw, rounded up.
-        cap: Most images of a class.
-        exclude: Landmark ids to leave out; a joined class loses these only.
-        join_names: Landmarks of one name become one class.
-        seed: Of the draw.
+        cap: Maximum number of images per class.
+        exclude: Landmark ids to leave out; a joined class loses only these.
+        join_names: Merge landmarks that have the same name into one class.
+        seed: Seed of the draw.
 
     Returns:
         The selection.
 
     Raises:
-        UserError: If an excluded id is not there, or fewer than two classes are left.
+        UserError: If an excluded id is not in the metadata, or fewer than two classes remain.
     """
     if unknown := sorted(set(exclude) - set(metadata.landmarks)):
         raise UserError(f"--exclude {unknown[0]}: no such landmark id in the metadata")
@@ -77,48 +77,49 @@ def select(
         if landmark not in exclude and counts[code]:
             name = metadata.names.get(landmark, "") if join_names else ""
             members.setdefault(f"name {name}" if name else f"id {landmark}", []).append(code)
-    kinds = [sorted(codes, key=lambda code: id_order(metadata.landmarks[code])) for codes in members.values()]
-    totals = {codes[0]: int(counts[codes].sum()) for codes in kinds}
-    kinds = [codes for codes in kinds if drawn_count(totals[codes[0]], ratio, cap) >= min_per_class]
-    kinds.sort(key=lambda codes: (-totals[codes[0]], id_order(metadata.landmarks[codes[0]])))
-    kinds = kinds[:classes]
-    if len(kinds) < 2:
+    joined = [sorted(codes, key=lambda code: id_order(metadata.landmarks[code])) for codes in members.values()]
+    totals = {codes[0]: int(counts[codes].sum()) for codes in joined}
+    joined = [codes for codes in joined if drawn_count(totals[codes[0]], ratio, cap) >= min_per_class]
+    joined.sort(key=lambda codes: (-totals[codes[0]], id_order(metadata.landmarks[codes[0]])))
+    joined = joined[:classes]
+    if len(joined) < 2:
         raise UserError(
-            f"{len(kinds)} class(es) left of {len(metadata.landmarks)}: nothing to tell apart; lower --min-per-class "
-            f"({min_per_class}), raise --classes, --ratio or --cap"
+            f"{len(joined)} class(es) remain of {len(metadata.landmarks)} landmarks, and a classifier needs two; lower "
+            f"--min-per-class ({min_per_class}), or raise --classes, --ratio or --cap"
         )
-    return _draw_images(metadata, kinds, totals, ratio, cap, seed)
+    return _draw_images(metadata, joined, totals, ratio, cap, seed)
 
 
 def id_order(landmark: str) -> tuple[int, int, str]:
-    """Sorts whole numbers as numbers, before all other ids."""
+    """Sort key of landmark ids: whole numbers in numeric order, before all other ids."""
     return (0, int(landmark), "") if landmark.isascii() and landmark.isdigit() else (1, 0, landmark)
 
 
 def _draw_images(
     metadata: Metadata,
-    kinds: list[list[int]],
+    joined: list[list[int]],
     totals: dict[int, int],
     ratio: float | None,
     cap: int | None,
     seed: int,
 ) -> Selection:
+    """Draws the images of each class: ``joined`` has its landmarks' codes, ``totals`` its size by first code."""
     import pyarrow as pa
 
-    kind_of = np.full(len(metadata.landmarks), -1, dtype=np.int32)
-    for number, codes in enumerate(kinds):
-        kind_of[codes] = number
-    wanted = kind_of[metadata.codes] >= 0
+    class_of = np.full(len(metadata.landmarks), -1, dtype=np.int32)
+    for number, codes in enumerate(joined):
+        class_of[codes] = number
+    wanted = class_of[metadata.codes] >= 0
     ids = metadata.ids.filter(pa.array(wanted)).to_pylist()
-    images: list[list[str]] = [[] for _ in kinds]
+    images: list[list[str]] = [[] for _ in joined]
     landmark: dict[str, str] = {}
     for name, code in zip(ids, metadata.codes[wanted].tolist(), strict=True):
-        images[kind_of[code]].append(name)
+        images[class_of[code]].append(name)
         landmark[name] = metadata.landmarks[code]
-    selected = []
-    for codes, names in zip(kinds, images, strict=True):
+    classes = []
+    for codes, names in zip(joined, images, strict=True):
         landmarks = tuple(metadata.landmarks[code] for code in codes)
         drawn = sample(names, seed, ratio, cap)
         title = metadata.names.get(landmarks[0], "")
-        selected.append(SelectedClass(landmarks, title, totals[codes[0]], tuple(drawn)))
-    return Selection(tuple(selected), {name: landmark[name] for kind in selected for name in kind.ids})
+        classes.append(SelectedClass(landmarks, title, totals[codes[0]], tuple(drawn)))
+    return Selection(tuple(classes), {name: landmark[name] for selected in classes for name in selected.ids})

@@ -1,7 +1,7 @@
-"""Where photos are: a folder, tars, zips, or a mixture; nothing is extracted, only selected photos are read.
+"""Finds and reads photos in folders, tars and zips; nothing is extracted, and only selected photos are read.
 
-A photo is known by its id: ``<id>.jpg``, flat or under ``a/b/c/`` (the first three characters), in whatever folder of
-an archive.
+A photo's file is ``<id>.jpg``: in a folder either directly or under ``a/b/c/`` (the id's first three characters), in an
+archive under any folder.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from timm_landmark.data.prepare.archives import ARCHIVES, archive_index, archive
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic
 
-MAX_BYTES = 1 << 29  # of one photo's file: it is held in memory
+MAX_BYTES = 1 << 29  # largest file of a photo, which is read into memory
 
 
 class SourceChanged(OSError):
-    """A photo is no longer where it was found a moment ago: its source was taken away or rewritten."""
+    """A photo is no longer where it was found: its source was removed or rewritten during the run."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A photo's place.
+    """Where a photo is.
 
     Attributes:
         root: The folder or archive.
         name: Path inside it, with forward slashes.
-        offset: In a tar the first byte of the content, in a zip of its header; -1 in a folder.
+        offset: Position of the content in a tar, of the local header in a zip; -1 in a folder.
         size: Bytes in the archive; -1 in a folder.
-        length: In a zip the bytes when unpacked; -1 elsewhere.
-        crc: In a zip their CRC-32; -1 elsewhere.
+        length: Unpacked bytes in a zip; -1 elsewhere.
+        crc: CRC-32 of the unpacked bytes in a zip; -1 elsewhere.
     """
 
     root: str
@@ -48,7 +48,7 @@ class Location:
 
 
 class Reader:
-    """Reads photos by location; keeps the last archive open, since locations come in archive order."""
+    """Reads photos by location; it keeps the last archive open, because locations come in archive order."""
 
     def __init__(self) -> None:
         self._root = ""
@@ -58,25 +58,29 @@ class Reader:
         """The photo's bytes.
 
         Raises:
-            SourceChanged: If it was there a moment ago and is not any more.
+            SourceChanged: If the photo is no longer where it was found.
             OSError: If it cannot be read.
         """
         if max(location.size, location.length) > MAX_BYTES:
             raise OSError(f"larger than {MAX_BYTES >> 20} MiB")
         if location.offset < 0:
             return _read_file(Path(location.root) / location.name)
-        if self._root != location.root:
+        file = self._open(location.root)
+        file.seek(location.offset)
+        if location.length >= 0:
+            return _read_zipped(file, location)
+        content = file.read(location.size)
+        if len(content) < location.size:
+            raise SourceChanged("the archive was truncated during the run")
+        return content
+
+    def _open(self, root: str) -> BinaryIO:
+        if self._file is None or self._root != root:
             if self._file is not None:
                 self._file.close()
-            self._file = open(location.root, "rb")  # noqa: SIM115
-            self._root = location.root
-        self._file.seek(location.offset)
-        if location.length >= 0:
-            return _read_zipped(self._file, location)
-        content = self._file.read(location.size)
-        if len(content) < location.size:
-            raise SourceChanged("the archive ends inside a photo that it held")
-        return content
+            self._file = open(root, "rb")  # noqa: SIM115
+            self._root = root
+        return self._file
 
 
 def _read_file(path: Path) -> bytes:
@@ -86,19 +90,19 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         if path.is_symlink():
-            raise OSError("a link that leads nowhere") from None
-        raise SourceChanged(f"{path.name} was there and is gone") from None
+            raise OSError("a broken link") from None
+        raise SourceChanged(f"{path.name} was removed during the run") from None
 
 
 def _read_zipped(file: BinaryIO, location: Location) -> bytes:
     header = file.read(30)
     if header[:4] != b"PK\x03\x04":
-        raise SourceChanged("the archive is not the one that was indexed")
+        raise SourceChanged("the archive was changed during the run")
     flags, method, name_size, extra_size = struct.unpack("<6xHH16xHH", header)
     file.seek(name_size + extra_size, os.SEEK_CUR)
     content = file.read(location.size)
     if flags & 1 or method not in (0, 8):
-        raise OSError("encrypted in the archive" if flags & 1 else f"packed by method {method}, which is not read")
+        raise OSError("encrypted in the archive" if flags & 1 else f"compressed with unsupported method {method}")
     if method == 8:
         try:
             content = zlib.decompressobj(-15).decompress(content, location.length + 1)
@@ -110,10 +114,10 @@ def _read_zipped(file: BinaryIO, location: Location) -> bytes:
 
 
 def find_sources(paths: Iterable[Path]) -> list[Path]:
-    """The folders and archives to look into: a folder's archives come before its loose photos.
+    """The folders and archives to search: a folder's archives come before its loose photos.
 
     Raises:
-        UserError: If a path does not exist or is neither folder, tar nor zip.
+        UserError: If a path does not exist, or is neither a folder nor a tar or zip.
     """
     found: list[Path] = []
     for path in paths:
@@ -134,10 +138,10 @@ def locate(source: Path, wanted: Set[str], paths: Mapping[str, str] | None = Non
     Args:
         source: A folder or an archive.
         wanted: Image ids.
-        paths: Own photos: image id -> path inside the source; without it photos are found by id.
+        paths: Image id -> path inside the source, for your own photos; by default photos are found by id.
 
     Returns:
-        Image id -> location, of those that are there.
+        Image id -> location, for the photos found.
     """
     if source.is_file():
         return _find_in_archive(source, wanted, paths)
@@ -163,7 +167,7 @@ def _find_in_folder(folder: Path, wanted: Set[str]) -> Iterator[tuple[str, Locat
         if key in flat and (folder / f"{key}.jpg").is_file():
             yield key, Location(str(folder), f"{key}.jpg")
             continue
-        for prefix in nested if len(key) >= 3 and "/" not in key else ():  # a "/" could lead out of the folder
+        for prefix in nested if len(key) >= 3 and "/" not in key else ():  # a "/" could escape the folder
             name = f"{prefix}{key[0]}/{key[1]}/{key[2]}/{key}.jpg"
             if (folder / name).is_file():
                 yield key, Location(str(folder), name)
@@ -171,10 +175,10 @@ def _find_in_folder(folder: Path, wanted: Set[str]) -> Iterator[tuple[str, Locat
 
 
 def verify_md5(archive: Path) -> bool:
-    """Compares a shard ``images_NNN.tar`` with ``md5.images_NNN.txt`` beside it, once for each state of the archive.
+    """Compares a shard ``images_NNN.tar`` with ``md5.images_NNN.txt`` next to it, once until the archive changes.
 
     Returns:
-        Whether there was such a file to compare with.
+        Whether such a file exists.
 
     Raises:
         UserError: If the md5 differs.
@@ -184,7 +188,7 @@ def verify_md5(archive: Path) -> bool:
         return False
     match = re.match(r"\s*([0-9a-fA-F]{32})\b", listed.read_text(encoding="utf-8", errors="replace"))
     if not match:
-        raise UserError(f"{listed}: holds no md5; fetch it again or remove it")
+        raise UserError(f"{listed}: does not contain an md5; download it again or remove it")
     stamp, mark = f"{archive_stamp(archive)}:{match[1].lower()}", cache_file(archive, ".md5")
     with suppress(OSError):
         if mark.read_text(encoding="utf-8") == stamp:
@@ -195,9 +199,9 @@ def verify_md5(archive: Path) -> bool:
             digest.update(piece)
     if digest.hexdigest() != match[1].lower():
         raise UserError(
-            f"--images {archive}: its md5 is {digest.hexdigest()}, {listed.name} says {match[1]}; fetch it again"
+            f"--images {archive}: its md5 is {digest.hexdigest()}, {listed.name} has {match[1]}; download it again"
         )
-    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+    with suppress(OSError):  # without a writable cache the run is only slower
         mark.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(mark, stamp)
     return True

@@ -1,4 +1,4 @@
-"""Which images go to train, validation and test: functions of the seed, the ids and the groups of one class alone."""
+"""Splits images into train, validation and test, as a function only of the seed and one class's ids and groups."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ from timm_landmark.data.layout import SPLITS
 
 
 def draw(seed: int, purpose: str, key: str) -> str:
-    """A random-looking order for keys, the same on every machine: hex SHA-256 of seed, purpose and key."""
+    """Hex SHA-256 of seed, purpose and key: sorting by it gives a random order that is the same on every machine."""
     return hashlib.sha256(f"{seed}:{purpose}:{key}".encode()).hexdigest()
 
 
@@ -19,33 +19,33 @@ def sample(ids: Collection[str], seed: int, ratio: float | None, cap: int | None
         ids: The class's images.
         seed: The data set's seed.
         ratio: Share to keep, rounded up; None for all.
-        cap: Most images to keep; None for no limit.
+        cap: Maximum number of images to keep; None for no limit.
 
     Returns:
-        The ids kept, sorted. A larger ratio or cap keeps all that a smaller one keeps.
+        The ids kept, sorted. A larger ratio or cap keeps every id that a smaller one keeps.
     """
     count = drawn_count(len(ids), ratio, cap)
-    if count == len(ids):  # nothing to draw: hashing every id of a large release would take long
+    if count == len(ids):  # nothing to draw: hashing every id of a large release is slow
         return sorted(ids)
     return sorted(sorted(ids, key=lambda name: draw(seed, "sample", name))[:count])
 
 
 def drawn_count(available: int, ratio: float | None, cap: int | None) -> int:
-    """How many of a class's images ``sample`` keeps."""
+    """Number of images that ``sample`` keeps of a class."""
     count = available if ratio is None else math.ceil(round(available * ratio, 9))  # 0.7 of 10 is 7, not 7.000...01
     return count if cap is None else min(count, cap)
 
 
 def split_class(groups: Mapping[str, str], weights: tuple[int, int, int], seed: int) -> dict[str, str] | None:
-    """Splits one class so that a group stays on one side.
+    """Splits one class without dividing a group.
 
-    Groups are dealt largest first (equal ones in an order drawn from seed and key), each to the split that is furthest
-    below its share of the images; no split stays empty. With every image a group of its own this is the paper's random
-    split, a function of seed and ids alone.
+    Groups are assigned largest first (equal sizes in an order drawn from seed and key), each to the split that is
+    furthest below its share of the images; no split stays empty. If every image is its own group, this is the paper's
+    random split, a function only of seed and ids.
 
     Args:
-        groups: image_id -> group key, all images of the class.
-        weights: Shares of train, validation and test; a split of weight 0 gets nothing.
+        groups: image_id -> group key, for all images of the class.
+        weights: Shares of train, validation and test; a split of weight 0 stays empty.
         seed: The data set's seed.
 
     Returns:
@@ -71,5 +71,5 @@ def split_class(groups: Mapping[str, str], weights: tuple[int, int, int], seed: 
 
 
 def image_groups(ids: Iterable[str]) -> dict[str, str]:
-    """Every image a group of its own: the split by image."""
+    """Makes every image its own group, for the split by image."""
     return {name: name for name in ids}

@@ -1,4 +1,4 @@
-"""From a photo's bytes to its stored picture: hashed, decoded, scaled and written; runs in worker processes."""
+"""Turns a photo's bytes into its stored picture: hashed, decoded, resized and written; runs in worker processes."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from timm_landmark.data.images import RejectedImage, decode_rgb, encode_jpeg, resize
 from timm_landmark.data.prepare.grouping import perceptual_hash
@@ -17,14 +17,60 @@ _number = itertools.count()
 
 
 @dataclass(frozen=True)
-class StorePhoto:
-    """Stores one photo when called; the options of a run.
+class Stored:
+    """A photo whose picture is stored.
 
     Attributes:
-        images: Folder that gets the picture, under a temporary name.
+        id: Image id.
+        sha256: Hex SHA-256 of the source bytes.
+        stored: Hex SHA-256 of the stored JPEG.
+        hash: Perceptual hash, 64 bits.
+        source: Path inside the folder or archive.
+        temporary: File name of the picture until the journal has its line; not part of that line.
+    """
+
+    id: str
+    sha256: str
+    stored: str
+    hash: int
+    source: str
+    temporary: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A photo that cannot be used.
+
+    Attributes:
+        id: Image id.
+        reason: One line; the part before the colon is the category that summaries count.
+        archive: File name of the folder or archive it was read from, or None if its id alone rules it out.
+    """
+
+    id: str
+    reason: str
+    archive: str | None = None
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """A failure that is not the photo's: the run cannot continue. ``message`` names the option and the remedy."""
+
+    message: str
+
+
+Records: TypeAlias = dict[str, Stored | Rejected]
+
+
+@dataclass(frozen=True)
+class StorePhoto:
+    """Stores one photo per call, with the options of a run.
+
+    Attributes:
+        images: Folder for the picture, which is written under a temporary name.
         size: Pixels.
         mode: ``squash`` or ``short``.
-        max_pixels: Limit against decompression bombs.
+        max_pixels: Limit on width * height, against decompression bombs.
     """
 
     images: Path
@@ -32,47 +78,46 @@ class StorePhoto:
     mode: str
     max_pixels: int
 
-    def __call__(self, job: tuple[str, Location]) -> Iterator[bool | dict[str, Any]]:
-        """Reads, decodes and stores.
+    def __call__(self, job: tuple[str, Location]) -> Iterator[bool | Stored | Rejected | Fatal]:
+        """Reads, decodes and stores a photo.
 
         Yields:
-            True when the photo alone is to blame for how long it takes or for a crash (while it is decoded), False
-            when it is not any more, and last its record for the journal, with the picture's ``temporary`` name; or
-            ``{"id", "fatal"}`` where the run cannot go on: the source is gone, the disk full.
+            True before decoding, when a delay or a crash can only be the photo's fault; False after it; and last the
+            photo's record.
         """
         key, location = job
         try:
             content = _reader.read(location)
         except OSError as error:
             if not os.path.exists(location.root):
-                yield {"id": key, "fatal": f"--images {location.root}: it is gone; bring it back"}
+                yield Fatal(f"--images {location.root}: no longer there; bring it back")
             elif isinstance(error, SourceChanged):
-                yield {"id": key, "fatal": f"--images {location.root}: {error}; restore it or leave it as it is now,"}
+                yield Fatal(f"--images {location.root}: {error}; restore it, or stop changing it,")
             else:
-                yield {"id": key, "reason": f"unreadable: {error.strerror or error}"}
+                yield Rejected(key, f"unreadable: {error.strerror or error}")
             return
         yield True
         try:
             scaled = resize(decode_rgb(content, self.max_pixels), self.size, self.mode)
             stored = encode_jpeg(scaled)
         except RejectedImage as rejected:
-            yield {"id": key, "reason": str(rejected)}
+            yield Rejected(key, str(rejected))
             return
         except MemoryError:
-            yield {"id": key, "reason": "undecodable: it needs more memory than there is"}
+            yield Rejected(key, "undecodable: not enough memory")
             return
         yield False
-        temporary = f"{os.getpid()}-{next(_number)}.tmp"  # a killed run's last worker may still write its own
+        temporary = f"{os.getpid()}-{next(_number)}.tmp"  # unique: a killed run's last worker may still be writing
         try:
             (self.images / temporary).write_bytes(stored)
         except OSError as error:
-            yield {"id": key, "fatal": f"cannot write the data set ({error.strerror}); make room or give rights"}
+            yield Fatal(f"cannot write the data set ({error.strerror}); free space or fix the permissions")
             return
-        yield {
-            "id": key,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "stored": hashlib.sha256(stored).hexdigest(),
-            "hash": perceptual_hash(scaled),
-            "source": location.name,
-            "temporary": temporary,
-        }
+        yield Stored(
+            id=key,
+            sha256=hashlib.sha256(content).hexdigest(),
+            stored=hashlib.sha256(stored).hexdigest(),
+            hash=perceptual_hash(scaled),
+            source=location.name,
+            temporary=temporary,
+        )

@@ -1,1 +1,1 @@
-"""Procedural landmarks: a data set that is drawn, not downloaded."""
+"""Procedural landmarks: a data set that is rendered instead of downloaded."""

@@ -1,4 +1,4 @@
-"""What stands around a procedural landmark and in its way: houses, trees, people, lamps, and things at the edge."""
+"""The surroundings of a procedural landmark: houses, trees, people, lamps, and objects at the picture's edge."""
 
 import numpy as np
 from PIL import ImageDraw
@@ -20,7 +20,7 @@ _CLOTHES = [
 
 
 def surroundings(landmark: Model, eye: np.ndarray, rng: np.random.Generator) -> Model:
-    """Houses and trees around, people, trees and lamps between the camera and the landmark."""
+    """Houses and trees around the landmark; people, trees and lamps between it and the camera."""
     model = Model()
     low, high = landmark.bounds()
     middle, reach = (low + high)[:2] / 2, np.hypot(*(high - low)[:2]) / 2
@@ -42,7 +42,7 @@ def surroundings(landmark: Model, eye: np.ndarray, rng: np.random.Generator) -> 
         share = rng.uniform(0.08, 0.6)
         place = eye[:2] - towards * share + right * distance * share * rng.uniform(-0.6, 0.6)
         _person(model, place, rng)
-    for _ in range(rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))):  # in the way
+    for _ in range(rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))):  # objects that hide part of the landmark
         share = rng.uniform(0.2, 0.5)
         place = eye[:2] - towards * share + right * distance * share * rng.uniform(-0.6, 0.6)
         if rng.random() < 0.6:
@@ -56,9 +56,10 @@ def _house(model: Model, place: np.ndarray, rng: np.random.Generator) -> None:
     width, depth, height = rng.uniform(8, 22), rng.uniform(8, 18), rng.uniform(6, 22)
     wall, roof = WALLS[rng.integers(len(WALLS))], ROOFS[rng.integers(len(ROOFS))]
     panes = grid("square", int(width / 3), max(2, int(height / 4)), DARK, fill=(0.45, 0.5))
-    model.box(*place, width, depth, 0, height, wall, decor=panes)
+    x, y = place
+    model.box(x, y, width, depth, 0, height, wall, decor=panes)
     if rng.random() < 0.6:
-        model.gable(*place, width, depth, height, height + rng.uniform(2, 5), wall, roof, rng.random() < 0.5)
+        model.gable(x, y, width, depth, height, height + rng.uniform(2, 5), wall, roof, rng.random() < 0.5)
 
 
 def _tree(model: Model, place: np.ndarray, height: float, rng: np.random.Generator) -> None:
@@ -92,19 +93,19 @@ def _lamp(model: Model, place: np.ndarray, height: float) -> None:
 
 
 def frame(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
-    """Something close by at the picture's edge: a wall, a branch's leaves, a railing."""
-    kind = rng.integers(8)
+    """Draws, in some pictures, something near at the edge: a wall, the leaves of a branch, a railing."""
+    case = rng.integers(8)
     dark = tuple(int(v) for v in rng.integers(15, 70, 3))
-    if kind == 0:
+    if case == 0:
         width = size * rng.uniform(0.05, 0.22)
         left = rng.random() < 0.5
         draw.rectangle([0, 0, width, size] if left else [size - width, 0, size, size], fill=dark)
-    elif kind == 1:
+    elif case == 1:
         start = rng.uniform(-0.2, 0.6) * size
         for x, y, r in rng.random((70, 3)).tolist():
             x, y, r = start + x * size * 0.6, y * y * size * 0.26, size * (0.006 + 0.016 * r)
             draw.ellipse([x - r, y - r * 0.6, x + r, y + r * 0.6], fill=(dark[0] // 2, dark[1], dark[2] // 3))
-    elif kind == 2:
+    elif case == 2:
         top, gap = size * rng.uniform(0.78, 0.93), size * rng.uniform(0.03, 0.08)
         draw.rectangle([0, top, size, top + size * 0.02], fill=dark)
         for number in range(int(size / gap) + 1):

@@ -1,4 +1,4 @@
-"""What is drawn on the walls of procedural landmarks: windows, doors, bands, clocks; all as polygons on a side."""
+"""Decoration of the walls of procedural landmarks: windows, doors, bands, clocks; all are polygons on a side."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,13 @@ OUTLINES = {
 
 
 def on_side(side: np.ndarray, outline: np.ndarray) -> np.ndarray:
-    """Points (m, 3) of an outline (m, 2) given in shares of a side's width and height; side (4, 3)."""
+    """Maps an outline (m, 2), in fractions of a side's width and height, to points (m, 3) on the side (4, 3)."""
     u, v = outline[:, :1], outline[:, 1:]
     return (1 - u) * (1 - v) * side[0] + u * (1 - v) * side[1] + u * v * side[2] + (1 - u) * v * side[3]
 
 
 def figure(shape: str, u: float, v: float, width: float, height: float, albedo: Colour, shines: bool = False) -> Decor:
-    """One shape whose lower left corner is (u, v), sizes in shares of the side."""
+    """One shape with its lower left corner at (u, v); sizes are fractions of the side."""
     outline = OUTLINES[shape] * [width, height] + [u, v]
     return lambda side, number: [(on_side(side, outline), albedo, shines)]
 
@@ -40,7 +40,7 @@ def grid(
     fill: tuple[float, float] = (0.5, 0.6),
     shines: bool = True,
 ) -> Decor:
-    """``columns`` x ``rows`` equal shapes in ``area`` (left, bottom, right, top); ``fill`` is each one's share."""
+    """``columns`` x ``rows`` equal shapes in ``area`` (left, bottom, right, top); ``fill`` is the part of a cell."""
     left, bottom, right, top = area
     step = np.array([(right - left) / columns, (top - bottom) / rows])
     size = step * fill
@@ -54,7 +54,7 @@ def grid(
 
 
 def bands(count: int, albedo: Colour, thickness: float = 0.25, vertical: bool = False) -> Decor:
-    """``count`` strips across the whole side; ``thickness`` is their share of the step between them."""
+    """``count`` strips across the whole side; ``thickness`` is a fraction of the distance between them."""
     outlines = []
     for number in range(count):
         low, high = (number + 0.5 - thickness / 2) / count, (number + 0.5 + thickness / 2) / count
@@ -64,7 +64,7 @@ def bands(count: int, albedo: Colour, thickness: float = 0.25, vertical: bool = 
 
 
 def lattice(cells: int, albedo: Colour, width: float = 0.12) -> Decor:
-    """Crossed braces, ``cells`` of them one above the other."""
+    """``cells`` crossed braces, one above the other."""
     outlines = []
     for number in range(cells):
         low, high = number / cells, (number + 1) / cells
@@ -79,7 +79,7 @@ def lattice(cells: int, albedo: Colour, width: float = 0.12) -> Decor:
 
 
 def clock(u: float, v: float, width: float, height: float, face: Colour, ring: Colour, hand: Colour) -> Decor:
-    """A clock, its centre at (u, v)."""
+    """A clock with its centre at (u, v)."""
 
     def draw(side: np.ndarray, number: int) -> list[Polygon]:
         outer = OUTLINES["round"] * [width, height] + [u - width / 2, v - height / 2]
@@ -100,5 +100,5 @@ def together(*parts: Decor) -> Decor:
 
 
 def only(sides: set[int], part: Decor) -> Decor:
-    """A decoration on some sides only (0 is the front)."""
+    """A decoration only on some sides (0 is the front)."""
     return lambda side, number: part(side, number) if number in sides else []

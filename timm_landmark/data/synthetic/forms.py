@@ -1,4 +1,4 @@
-"""The forms of procedural landmarks, the ancient ones: a function builds a kind, its class draws the proportions."""
+"""Forms of procedural landmarks: ancient ones. A function builds one kind, with the proportions of a class."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from timm_landmark.data.synthetic.decor import bands, figure, grid, only, together
-from timm_landmark.data.synthetic.geometry import Colour, Model
+from timm_landmark.data.synthetic.geometry import Colour, Model, shaded
 
 WALLS: list[Colour] = [
     (0.80, 0.68, 0.48), (0.84, 0.81, 0.72), (0.58, 0.57, 0.56), (0.62, 0.36, 0.27), (0.90, 0.90, 0.88),
@@ -26,7 +26,7 @@ DARK: Colour = (0.16, 0.15, 0.17)
 
 @dataclass(frozen=True)
 class Look:
-    """What a class is made of: its random proportions and materials."""
+    """Random proportions and materials of a class."""
 
     rng: np.random.Generator
     wall: Colour
@@ -34,19 +34,19 @@ class Look:
     roof: Colour
 
     def between(self, low: float, high: float) -> float:
-        """A proportion of this class."""
+        """Draws a proportion of this class."""
         return float(self.rng.uniform(low, high))
 
     def count(self, low: int, high: int) -> int:
-        """A number of this class, ``high`` included."""
+        """Draws a count of this class, ``high`` included."""
         return int(self.rng.integers(low, high + 1))
 
 
 def draw_look(rng: np.random.Generator) -> Look:
-    """Materials of a class; two classes may well share them."""
+    """Draws the materials of a class; classes may share them."""
     wall = WALLS[rng.integers(len(WALLS))]
     factor = rng.uniform(1.08, 1.2) if rng.random() < 0.5 else rng.uniform(0.72, 0.88)
-    trim = tuple(float(min(0.95, value * factor)) for value in wall)
+    trim = shaded(wall, float(factor), most=0.95)
     return Look(rng, wall, trim, ROOFS[rng.integers(len(ROOFS))])
 
 
@@ -57,7 +57,7 @@ def dome(radius: float, bottom: float, height: float, rings: int = 5) -> list[tu
 
 
 def steps(model: Model, width: float, depth: float, count: int, rise: float, tread: float, albedo: Colour) -> float:
-    """Steps that end in width x depth; returns their height."""
+    """Adds steps up to a platform of width x depth; returns their height."""
     for number in range(count):
         shrink = 2 * tread * (number - count + 1)
         model.box(0, 0, width - shrink, depth - shrink, number * rise, (number + 1) * rise, albedo)
@@ -76,7 +76,7 @@ def obelisk(look: Look) -> Model:
 
 
 def step_pyramid(look: Look) -> Model:
-    """Terraces, a stair and a shrine."""
+    """Terraces, stairs and a shrine."""
     model, levels, width = Model(), look.count(4, 7), look.between(44, 60)
     rise, share = look.between(3, 4.5), look.between(0.55, 0.7)
     for level in range(levels):
@@ -91,7 +91,7 @@ def step_pyramid(look: Look) -> Model:
 
 
 def pyramids(look: Look) -> Model:
-    """Smooth pyramids, some with a casing left at the top."""
+    """Smooth pyramids with a remaining casing at the top."""
     model, count, slope = Model(), look.count(2, 3), look.between(0.6, 0.72)
     x, size, cap = 0.0, look.between(40, 50), look.between(0.7, 0.9)
     for number in range(count):
@@ -106,7 +106,7 @@ def pyramids(look: Look) -> Model:
 
 
 def temple(look: Look) -> Model:
-    """Columns all round, a pediment in front."""
+    """Columns all around, a pediment in front."""
     model, columns, flank = Model(), 2 * look.count(2, 4), look.count(6, 9)
     step, height = look.between(3.2, 4.2), look.between(8, 13)
     width, depth = step * (columns - 1), step * (flank - 1)
@@ -184,7 +184,7 @@ def triumphal_arch(look: Look) -> Model:
 
 
 def _spandrels(model: Model, x: float, span: float, depth: float, crown: float, albedo: Colour) -> None:
-    """Fills the corners under a flat lintel so that a round arch is left."""
+    """Fills the corners under a flat lintel, which leaves a round arch."""
     radius, angles = span / 2, np.linspace(0, np.pi / 2, 5)
     for sign in (-1, 1):
         for a, b in pairwise(angles):

@@ -1,4 +1,4 @@
-"""Forms of procedural landmarks: the modern and the odd ones, and the list of all kinds."""
+"""Forms of procedural landmarks: modern and unusual ones, and the list of all kinds."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,14 +9,14 @@ from timm_landmark.data.synthetic import forms as classic
 from timm_landmark.data.synthetic import forms_town as town
 from timm_landmark.data.synthetic.decor import bands, figure, grid, lattice, only, together
 from timm_landmark.data.synthetic.forms import DARK, Look
-from timm_landmark.data.synthetic.geometry import Colour, Model, polygon
+from timm_landmark.data.synthetic.geometry import Colour, Model, polygon, shaded
 
 
 def lattice_tower(look: Look) -> Model:
-    """Four iron legs that meet."""
+    """Four iron legs that meet at the top."""
     model, height, width = Model(), look.between(80, 110), look.between(36, 44)
     steel: Colour = [(0.42, 0.34, 0.28), (0.55, 0.56, 0.58), (0.66, 0.30, 0.22)][look.count(0, 2)]
-    shade = tuple(value * 0.6 for value in steel)
+    shade = shaded(steel, 0.6)
     first, second = height * look.between(0.16, 0.22), height * look.between(0.36, 0.42)
     spread, leg = width / 2, width * 0.2
     levels = [(0.0, first, 1.0, 0.62), (first + 1.5, second, 0.6, 0.34)]
@@ -123,7 +123,7 @@ def column_gate(look: Look) -> Model:
 
 
 def arena(look: Look) -> Model:
-    """A round of arcades, broken down on one side."""
+    """A ring of arcades, partly collapsed on one side."""
     model, radius, floors, sides = Model(), look.between(24, 30), look.count(2, 4), 20
     rise, low = look.between(5, 6.5), look.count(1, 2)
     corners = polygon(0, 0, radius, sides)
@@ -140,7 +140,7 @@ def arena(look: Look) -> Model:
 
 
 def stupa(look: Look) -> Model:
-    """A bell on terraces, a ringed spire."""
+    """A bell on terraces with a ringed spire."""
     model, radius, terraces = Model(), look.between(11, 15), look.count(2, 4)
     for number in range(terraces):
         size = radius * (3 - 0.3 * number)
@@ -165,7 +165,7 @@ def stupa(look: Look) -> Model:
 
 
 def stone_circle(look: Look) -> Model:
-    """Standing stones, some with lintels, older than any wall."""
+    """Standing stones, some with lintels."""
     model, stones, radius, height = Model(), look.count(9, 13), look.between(12, 15), look.between(5, 7)
     for number in range(stones):
         angle = 2 * np.pi * number / stones
@@ -192,7 +192,7 @@ def stone_circle(look: Look) -> Model:
 
 
 def television_tower(look: Look) -> Model:
-    """A needle with a sphere."""
+    """A tower with a sphere."""
     model, height, radius = Model(), look.between(80, 110), look.between(6, 9)
     ball = height * look.between(0.55, 0.68)
     model.revolve(0, 0, [(radius * 1.8, 0), (radius * 1.6, 5)], look.trim, 16, decor=grid("square", 2, 1, DARK))
@@ -209,7 +209,7 @@ def television_tower(look: Look) -> Model:
 
 
 def ferris_wheel(look: Look) -> Model:
-    """A great wheel on two supports."""
+    """A large wheel on two supports."""
     model, radius, cabins = Model(), look.between(22, 28), look.count(12, 18)
     steel: Colour = [(0.85, 0.86, 0.88), (0.30, 0.42, 0.62), (0.72, 0.28, 0.26)][look.count(0, 2)]
     hub = radius + 6
@@ -239,7 +239,7 @@ def ferris_wheel(look: Look) -> Model:
 
 
 def palace(look: Look) -> Model:
-    """A long facade, pavilions at its ends, a portico and a dome in the middle."""
+    """A long facade with pavilions at its ends, and a portico and a dome in the middle."""
     model, wing, height, depth = Model(), look.between(20, 30), look.between(10, 14), look.between(12, 16)
     floors, middle, roof = look.count(2, 3), look.between(12, 16), look.between(3, 6)
     for sign in (-1, 1):
@@ -266,7 +266,7 @@ def palace(look: Look) -> Model:
     return model
 
 
-# what a class of each kind is called, and who builds it
+# name and builder of each kind
 KINDS: list[tuple[str, Callable[[Look], Model]]] = [
     ("Obelisk", classic.obelisk), ("Cathedral", town.cathedral), ("Pagoda", town.pagoda),
     ("Castle", town.castle), ("Lighthouse", town.lighthouse), ("Temple", classic.temple),

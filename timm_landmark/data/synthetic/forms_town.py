@@ -22,7 +22,7 @@ def clock_tower(look: Look) -> Model:
 
 
 def leaning_tower(look: Look) -> Model:
-    """Round arcades one above the other, out of plumb."""
+    """Leaning stack of round arcades."""
     model, radius, floors = Model(), look.between(6, 8), look.count(5, 8)
     rise, lean = look.between(5, 6.5), look.between(0.07, 0.13)
     for floor in range(floors):
@@ -36,7 +36,7 @@ def leaning_tower(look: Look) -> Model:
 
 
 def mosque(look: Look) -> Model:
-    """A great dome between minarets."""
+    """A large dome between minarets."""
     model, width, height = Model(), look.between(24, 32), look.between(9, 13)
     arches = together(
         grid("pointed", 5, 1, DARK, (0.05, 0, 0.95, 0.6)),
@@ -60,7 +60,7 @@ def mosque(look: Look) -> Model:
 
 
 def cathedral(look: Look) -> Model:
-    """Two towers, a rose window, a steep nave."""
+    """Two towers, a rose window and a steep nave."""
     model, width, tower, height = Model(), look.between(12, 16), look.between(7, 9), look.between(26, 36)
     depth, eaves = look.between(36, 50), height * look.between(0.5, 0.62)
     aisle = only({1, 3}, grid("pointed", 7, 1, DARK, (0.02, 0.15, 0.98, 0.9), (0.45, 1.0)))
@@ -87,7 +87,7 @@ def _onion(radius: float, bottom: float) -> list[tuple[float, float]]:
 
 
 def onion_church(look: Look) -> Model:
-    """Drums of different heights under onion domes."""
+    """Drums of different heights with onion domes."""
     model, width, height = Model(), look.between(16, 20), look.between(10, 14)
     windows = together(grid("arch", 4, 2, DARK, (0.06, 0.1, 0.94, 0.8), (0.35, 0.7)), bands(2, look.trim, 0.15))
     model.box(0, 0, width, width, 0, height, look.wall, decor=windows)
@@ -103,7 +103,7 @@ def onion_church(look: Look) -> Model:
 
 
 def pagoda(look: Look) -> Model:
-    """Storeys that shrink, under wide roofs."""
+    """Storeys that become smaller, with wide roofs."""
     model, floors, sides = Model(), look.count(3, 7), 4 if look.rng.random() < 0.6 else 8
     radius, shrink, rise = look.between(6, 8), look.between(0.85, 0.92), look.between(3.4, 4.6)
     flare, bottom = look.between(1.5, 1.9), 1.5

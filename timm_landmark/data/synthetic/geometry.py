@@ -1,4 +1,4 @@
-"""Solids of flat polygons, a camera, and the order to paint them in: the small 3D part of the procedural landmarks.
+"""Solids made of flat polygons, a camera, and the painting order: the 3D part of the procedural landmarks.
 
 Axes: x to the right of the landmark's front, y away from it (the front faces -y), z up from the ground; metres.
 """
@@ -12,23 +12,30 @@ import numpy as np
 Colour = tuple[float, float, float]
 # corners (m, 3) counter-clockwise seen from outside, albedo, whether it shines at night
 Polygon = tuple[np.ndarray, Colour, bool]
-# draws on a side: corners (4, 3) from bottom left counter-clockwise, and the side's number
+Blob = tuple[float, float, float, float, Colour]  # x, y, z, radius, albedo
+# draws on a side, given its corners (4, 3) from bottom left counter-clockwise and its number
 Decor = Callable[[np.ndarray, int], list[Polygon]]
+
+
+def shaded(colour: Colour, factor: float, most: float = 1.0) -> Colour:
+    """A colour times ``factor``, each channel at most ``most``."""
+    red, green, blue = colour
+    return min(most, red * factor), min(most, green * factor), min(most, blue * factor)
 
 
 @dataclass
 class Model:
-    """Convex solids and round blobs (foliage), each painted as a whole; its polygons in order, decoration last."""
+    """Convex parts, each painted as a whole: solids, with polygons in order and decoration last, and round blobs."""
 
     polygons: list[Polygon] = field(default_factory=list)
     polygon_part: list[int] = field(default_factory=list)
-    blobs: list[tuple[float, float, float, float, Colour]] = field(default_factory=list)  # x, y, z, radius, albedo
+    blobs: list[Blob] = field(default_factory=list)
     blob_part: list[int] = field(default_factory=list)
     low: list[np.ndarray] = field(default_factory=list)
     high: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, polygons: Sequence[Polygon], blobs: Sequence[tuple[float, float, float, float, Colour]] = ()) -> None:
-        """Adds one part, convex and apart from the others (they may touch)."""
+    def add(self, polygons: Sequence[Polygon], blobs: Sequence[Blob] = ()) -> None:
+        """Adds one part, which is convex and does not overlap the others (they may touch)."""
         number = len(self.low)
         corners = [points for points, _, _ in polygons]
         corners += [np.array([[x - r, y - r, z - r], [x + r, y + r, z + r]]) for x, y, z, r, _ in blobs]
@@ -53,7 +60,7 @@ class Model:
         )
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest corner, (3,) each."""
+        """The lowest and highest corner, (3,) each."""
         return np.min(self.low, 0), np.max(self.high, 0)
 
     def prism(
@@ -73,10 +80,10 @@ class Model:
             base: Corners on the ground plan.
             bottom: Height of the lower end.
             top: Height of the upper end.
-            albedo: Of the sides.
-            scale: Size of the upper end against the lower, about the centre; 0 makes a pyramid or cone.
-            shift: Where the upper end's centre lies against the lower's (a leaning wall).
-            cap: Albedo of the upper face; the sides' by default.
+            albedo: Albedo of the sides.
+            scale: Size of the upper end relative to the lower, about the centre; 0 makes a pyramid or cone.
+            shift: Offset of the upper end's centre from the lower's (a leaning wall).
+            cap: Albedo of the upper face; by default that of the sides.
             decor: Draws on each side.
         """
         centre = base.mean(0)
@@ -114,7 +121,7 @@ class Model:
         self, x: float, y: float, width: float, depth: float, bottom: float, top: float, wall: Colour, roof: Colour,
         along_x: bool = False, decor: Decor | None = None,
     ) -> None:  # fmt: skip
-        """A saddle roof, its ridge along y (pediment to the front) or along x."""
+        """A gable roof with its ridge along y (pediment to the front) or along x."""
         w, d = width / 2, depth / 2
         low = np.column_stack([rectangle(x, y, width, depth), np.full(4, bottom)])
         ends = [[x - w, y, top], [x + w, y, top]] if along_x else [[x, y - d, top], [x, y + d, top]]
@@ -144,15 +151,15 @@ class Model:
         decor: Decor | None = None,
         stripes: Colour | None = None,
     ) -> None:
-        """A body of rotation: a frustum between each two (radius, height) of ``profile``; ``lean`` shifts x by height.
+        """A solid of revolution, with a frustum between consecutive (radius, height) pairs of ``profile``.
 
         Args:
-            x: Axis.
-            y: Axis.
+            x: Position of the axis.
+            y: Position of the axis.
             profile: Radius and height, from the bottom up.
-            albedo: Of all, or of every other ring with ``stripes``.
+            albedo: Albedo of all rings, or of every other ring with ``stripes``.
             sides: Corners of the ground plan.
-            lean: Metres to the right for each metre up.
+            lean: Metres to the right per metre of height.
             decor: Draws on each side of each ring.
             stripes: Albedo of the other rings.
         """
@@ -171,13 +178,13 @@ class Model:
 
 
 def rectangle(x: float, y: float, width: float, depth: float) -> np.ndarray:
-    """Ground plan (4, 2) of a box; its first edge is the front."""
+    """Ground plan (4, 2) of a box; the first edge is the front."""
     w, d = width / 2, depth / 2
     return np.array([[x - w, y - d], [x + w, y - d], [x + w, y + d], [x - w, y + d]])
 
 
 def polygon(x: float, y: float, radius: float, sides: int) -> np.ndarray:
-    """Ground plan (sides, 2) of a regular polygon, an edge to the front."""
+    """Ground plan (sides, 2) of a regular polygon with an edge at the front."""
     angles = -np.pi / 2 + (np.arange(sides) - 0.5) * 2 * np.pi / sides
     return np.column_stack([x + radius * np.cos(angles), y + radius * np.sin(angles)])
 
@@ -188,7 +195,7 @@ def _edges(corners: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera; ``axes`` (3, 3) has the rows right, up, forward, ``focal`` is in pixels of ``size``."""
+    """A pinhole camera; the rows of ``axes`` (3, 3) are right, up and forward, and ``focal`` is in pixels."""
 
     eye: np.ndarray
     axes: np.ndarray
@@ -197,7 +204,7 @@ class Camera:
 
     @classmethod
     def looking_at(cls, eye: np.ndarray, aim: np.ndarray, roll: float, fov: float, size: int) -> "Camera":
-        """A camera at ``eye`` that sees ``aim`` in the middle; ``roll`` and the angle of view in radians."""
+        """A camera at ``eye`` with ``aim`` in the middle; ``roll`` and ``fov``, the angle of view, are in radians."""
         forward = (aim - eye) / np.linalg.norm(aim - eye)
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
@@ -207,7 +214,7 @@ class Camera:
         return cls(eye, axes, size / 2 / np.tan(fov / 2), size)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (n, 2) and depths (n,) of points (n, 3); pixels are meaningless where the depth is not positive."""
+        """Pixels (n, 2) and depths (n,) of points (n, 3); pixels are undefined where the depth is not positive."""
         seen = (points - self.eye) @ self.axes.T
         depth = seen[:, 2]
         safe = np.where(depth > 1e-6, depth, 1e-6)
@@ -223,20 +230,20 @@ class Camera:
 
 
 def paint_order(low: np.ndarray, high: np.ndarray, eye: np.ndarray) -> list[int]:
-    """The parts from back to front, told by planes between their bounding boxes rather than by distances.
+    """The parts from back to front, ordered by planes between their bounding boxes instead of by distances.
 
-    Part a cannot hide part b if a plane has a on one side, b and the eye on the other. A part is painted once it hides
-    none that is still to come; where boxes overlap or hide each other in a circle, the farthest goes first.
+    Part a cannot hide part b if a plane separates a from b and the eye. A part is painted once it hides no unpainted
+    part; if boxes overlap or hide each other in a cycle, the farthest is painted first.
 
     Args:
         low: Lowest corners (n, 3).
         high: Highest corners (n, 3).
-        eye: The camera's place (3,).
+        eye: Position of the camera (3,).
     """
     slack = 1e-6
     below = (high[:, None] <= low[None] + slack) & (eye >= high - slack)[:, None]
     above = (low[:, None] >= high[None] - slack) & (eye <= low + slack)[:, None]
-    hides = ~(below | above).any(-1)  # (n, n): row a may hide column b
+    hides: np.ndarray = np.logical_not(np.any(below | above, axis=-1))  # (n, n): row a may hide column b
     np.fill_diagonal(hides, False)
     hidden = hides.sum(1)
     distance = np.linalg.norm((low + high) / 2 - eye, axis=1)

@@ -1,4 +1,4 @@
-"""Light of a procedural photograph and what it falls on: time of day, sky, clouds, haze, skyline, ground."""
+"""Light and background of a procedural photograph: time of day, sky, clouds, haze, skyline, ground."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ class Light:
     night: bool
 
 
-# name: sun's height in degrees, its colour, ambient, zenith, horizon, cloud colour
+# name: range of the sun's elevation in degrees; colours of sun, ambient light, zenith, horizon and clouds
 _HOURS = {
     "noon": ((40, 70), (0.62, 0.6, 0.55), (0.5, 0.52, 0.56), (0.22, 0.42, 0.75), (0.66, 0.78, 0.9), (0.96, 0.96, 0.97)),
     "morning": (
@@ -71,7 +71,7 @@ _GROUNDS = [
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """Time of day, sky and haze of one photograph."""
+    """Draws time of day, sky and haze of one photograph."""
     hour = list(_HOURS)[rng.choice(len(_HOURS), p=_CHANCES)]
     height, *colours = _HOURS[hour]
     sun_colour, ambient, zenith, horizon, cloud = (np.array(c) * rng.uniform(0.94, 1.06, 3) for c in colours)
@@ -83,7 +83,7 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def backdrop(camera: Camera, light: Light, rng: np.random.Generator, size: int, enlarge: int) -> Image.Image:
-    """Sky with clouds and sun, a far skyline, and textured ground, ray by ray at the final size, then enlarged."""
+    """Sky with clouds and sun, a distant skyline and textured ground, traced per pixel at final size, then enlarged."""
     small = Camera(camera.eye, camera.axes, camera.focal / enlarge, size)
     rays = small.rays()
     climb = rays[..., 2]
@@ -121,18 +121,18 @@ def backdrop(camera: Camera, light: Light, rng: np.random.Generator, size: int, 
 
 
 def veil(colour: np.ndarray, depth: np.ndarray, light: Light) -> np.ndarray:
-    """Haze over colours (n, 3) at depths (n,), or over one colour."""
+    """Adds haze to colours (n, 3) at depths (n,), or to one colour."""
     share = 1 - np.exp(-np.maximum(depth, 0) * light.haze)
     share = share[:, None] if share.ndim else share
     return colour * (1 - share) + light.horizon * share
 
 
 def _ridge(bearing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Height of the skyline, as the sine of its elevation, by bearing: none, hills, or blocks of a town."""
-    kind, shift, height = rng.integers(4), rng.uniform(0, 256), rng.uniform(0.02, 0.14)
-    if kind == 0:
+    """Height of the skyline by bearing, as the sine of its elevation: none, hills, or the blocks of a town."""
+    case, shift, height = rng.integers(4), rng.uniform(0, 256), rng.uniform(0.02, 0.14)
+    if case == 0:
         return np.zeros_like(bearing)
-    if kind == 1:
+    if case == 1:
         steps = np.floor(bearing * rng.uniform(14, 30))
         return height * _sample(steps * 37 + shift, np.full_like(bearing, shift))
     waves = bearing * rng.uniform(8, 26) + shift
@@ -141,7 +141,7 @@ def _ridge(bearing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def _noise() -> np.ndarray:
-    """A tile (256, 256) of cloud-like noise in 0..1 that repeats without a seam; the same for every picture."""
+    """A tile (256, 256) of cloud-like noise in 0..1 that tiles seamlessly; the same for every picture."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None]) * 256
     amplitude = np.where(frequency > 0, np.maximum(frequency, 2.0) ** -1.6, 0.0)

@@ -1,27 +1,26 @@
-"""A photograph of a procedural landmark: viewpoint, painting, shadows, weather and the camera's own marks."""
+"""Renders a photograph of a procedural landmark: viewpoint, painting, shadows, weather and camera artefacts."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from timm_landmark.data.synthetic.clutter import frame, surroundings
-from timm_landmark.data.synthetic.geometry import Camera, Model, paint_order
+from timm_landmark.data.synthetic.geometry import Blob, Camera, Model, paint_order
 from timm_landmark.data.synthetic.light import Light, backdrop, draw_light, veil
 
 SUPERSAMPLING = 2
-
-_NEAR = 0.5
+_NEAR = 0.5  # metres; polygons that come nearer to the camera are not painted
 
 
 def render(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
-    """One photograph, all of it drawn from ``rng``.
+    """Renders one photograph, which depends only on the model, ``rng`` and the size.
 
     Args:
         landmark: The class's model.
-        rng: The image's random numbers.
-        size: Pixels a side.
+        rng: Random numbers of the image.
+        size: Pixels per side.
 
     Returns:
-        An RGB image of ``size`` squared pixels.
+        An RGB image of size x size pixels.
     """
     light = draw_light(rng)
     camera = draw_camera(landmark, rng, size * SUPERSAMPLING)
@@ -36,13 +35,13 @@ def render(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def draw_camera(landmark: Model, rng: np.random.Generator, size: int) -> Camera:
-    """A viewpoint about the front, near or far, from the street or from above, the landmark more or less centred."""
+    """Draws a viewpoint around the front: near or far, from the street or from above, the landmark roughly centred."""
     low, high = landmark.bounds()
     extent = high - low
     fov = np.radians(rng.uniform(34, 72))
     azimuth = np.radians(np.clip(rng.normal(0, 45), -100, 100))
     breadth = abs(np.cos(azimuth)) * extent[0] + abs(np.sin(azimuth)) * extent[1]
-    share = rng.uniform(0.5, 1.2)  # how much of the picture the landmark spans
+    share = rng.uniform(0.5, 1.2)  # part of the picture that the landmark spans
     distance = max(breadth, extent[2]) / 2 / np.tan(fov / 2) / share + np.hypot(extent[0], extent[1]) * 0.25
     distance = max(distance, np.hypot(extent[0], extent[1]) * 0.62 + 3)
     height = rng.uniform(1.6, 3.5) if rng.random() < 0.6 else distance * np.tan(np.radians(rng.uniform(4, 32)))
@@ -55,7 +54,7 @@ def draw_camera(landmark: Model, rng: np.random.Generator, size: int) -> Camera:
 
 
 def _shadows(canvas: Image.Image, scene: Model, camera: Camera, light: Light) -> None:
-    """Every side that the sun sees, thrown onto the ground."""
+    """Projects every polygon along the sun's direction onto the ground."""
     mask = Image.new("L", canvas.size, 0)
     draw = ImageDraw.Draw(mask)
     slope = light.sun[:2] / max(light.sun[2], 0.12)
@@ -82,7 +81,7 @@ def _shadows(canvas: Image.Image, scene: Model, camera: Camera, light: Light) ->
 def _paint(
     draw: ImageDraw.ImageDraw, scene: Model, camera: Camera, light: Light, landmark_parts: int, rng: np.random.Generator
 ) -> None:
-    """All parts from back to front, each polygon flat-shaded by its slope to the sun, then veiled by haze."""
+    """Paints all parts from back to front; polygons are flat-shaded by their angle to the sun, then hazed."""
     points = np.concatenate([corners for corners, _, _ in scene.polygons])
     counts = np.array([len(corners) for corners, _, _ in scene.polygons])
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -128,7 +127,7 @@ def _paint(
             _blobs(draw, [scene.blobs[number] for number in blobs_of[owner]], camera, light)
 
 
-def _blobs(draw: ImageDraw.ImageDraw, blobs: list, camera: Camera, light: Light) -> None:
+def _blobs(draw: ImageDraw.ImageDraw, blobs: list[Blob], camera: Camera, light: Light) -> None:
     places, depth = camera.project(np.array([blob[:3] for blob in blobs]))
     for (x, y), away, (_, _, _, radius, albedo) in zip(places.tolist(), depth.tolist(), blobs, strict=True):
         if away < 2 * _NEAR:
@@ -142,7 +141,7 @@ def _blobs(draw: ImageDraw.ImageDraw, blobs: list, camera: Camera, light: Light)
 
 
 def _develop(image: Image.Image, light: Light, rng: np.random.Generator) -> Image.Image:
-    """Rain or snow, focus, exposure, white balance, contrast, vignette and grain."""
+    """Adds rain or snow, blur, exposure, white balance, saturation, vignetting and grain."""
     size = image.width
     falling = rng.random()
     if falling < 0.12:

@@ -1,13 +1,14 @@
-"""``timm-landmark synthesize``: a prepared data set of procedural landmarks, so that all runs with nothing to download.
+"""``timm-landmark synthesize``: a prepared data set of procedural landmarks, to try every command without a download.
 
-Each class is a monument of its own; each image another view of it. An image's bytes depend only on the seed, its class,
-its number, its size, and the versions of this package, NumPy and Pillow (all recorded in dataset.json), not on what is
-drawn before it or beside it.
+Each class is one monument, and each image another view of it. The bytes of an image depend only on the seed, its class,
+its number, its size, and the versions of this package, NumPy and Pillow (all recorded in dataset.json), but not on the
+other images.
 """
 
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from timm_landmark import __version__
 from timm_landmark.data.check import stored_name, write_sums
 from timm_landmark.data.images import decoder_version, encode_jpeg
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, data_digest, folder_name, write_rows
-from timm_landmark.data.synthetic.forms import draw_look
+from timm_landmark.data.synthetic.forms import Look, draw_look
 from timm_landmark.data.synthetic.forms_tall import KINDS
 from timm_landmark.data.synthetic.geometry import Model
 from timm_landmark.data.synthetic.scene import render
@@ -27,53 +28,59 @@ from timm_landmark.utils.text import say
 
 RATIO = (6, 1, 1)
 SMALLEST, LARGEST = 32, 2048
-_KIND, _LOOK, _VIEW = range(3)  # streams of random numbers that never meet
+_KIND, _LOOK, _VIEW = range(3)  # independent streams of random numbers
 _STARTS = ("Al", "Bel", "Cor", "Drag", "El", "Fen", "Gal", "Hol", "Is", "Jor", "Kar", "Lum", "Mor", "Nar", "Or", "Pel")
 _MIDDLES = ("a", "e", "i", "o", "u", "an", "ar", "en", "il", "or")
 _ENDS = ("burg", "dale", "dor", "ford", "mar", "mont", "nia", "ra", "stad", "tal", "ton", "vik", "ville", "wen")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb.
+    """Runs the command.
 
     Raises:
-        UserError: For a value out of range, or an output folder that holds something.
+        UserError: If a value is out of range, or the output folder is not empty.
     """
     parser = Parser(
         prog="timm-landmark synthesize",
         description=(
-            "Draws a prepared data set of procedural landmarks: every class a monument of its own, every image another "
-            "view of it, in the format of `timm-landmark prepare`. Equal arguments and versions give equal bytes."
+            "Renders a data set of procedural landmarks in the format of `timm-landmark prepare`. Each class is one "
+            "monument, and each image another view of it. The same arguments and versions give the same bytes."
         ),
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DATA", help="folder to write; must be new")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DATA", help="folder to write; must be new or empty"
+    )
     parser.add_argument("--classes", type=int, default=12, metavar="C", help="number of landmarks (default: 12)")
     parser.add_argument(
-        "--images", type=int, default=80, metavar="N", help="images of each, split 6:1:1 (default: 80, at least 3)"
+        "--images", type=int, default=80, metavar="N", help="images per landmark, at least 3, split 6:1:1 (default: 80)"
     )
-    parser.add_argument("--size", type=int, default=256, metavar="P", help="pixels a side (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other landmarks (default: 0)")
+    parser.add_argument(
+        "--size", type=int, default=256, metavar="P", help="size of the images in pixels (default: 256)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the landmarks and their views (default: 0)"
+    )
     options = parser.parse_args(argv)
     synthesize(options.output, options.classes, options.images, options.size, options.seed)
     say(
-        f"{options.output}: {options.classes} classes of {options.images} images, {options.size}x{options.size}; "
-        f"train on it with `timm-landmark train resneat50 --data {options.output} --output RUN`"
+        f"{options.output}: {options.classes} classes with {options.images} images each, {options.size}x{options.size} "
+        f"pixels; train on it with `timm-landmark train resneat50 --data {options.output} --output RUN`"
     )
     return 0
 
 
 def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: int = 0) -> None:
-    """Writes a data set of ``classes`` landmarks with ``images`` views each into ``output``, by one rename at the end.
+    """Writes a data set of ``classes`` landmarks with ``images`` views each; a final rename puts it at ``output``.
 
     Args:
         output: A folder that does not exist or is empty.
         classes: Number of landmarks, at least 2.
-        images: Images of each landmark, at least one a split.
-        size: Pixels a side.
-        seed: Chooses the landmarks and their views.
+        images: Images per landmark, at least one per split.
+        size: Pixels per side.
+        seed: Seed of the landmarks and their views.
 
     Raises:
-        UserError: For a value out of range, a name that is taken, or a disk that is full.
+        UserError: If a value is out of range, ``output`` is not empty, or the disk is full.
     """
     from tqdm import tqdm
 
@@ -115,13 +122,13 @@ def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: i
             output.rmdir()  # empty, as checked
         os.replace(work, output)
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror or error}; free space or give another folder") from None
+        raise UserError(f"--output {output}: {error.strerror or error}; free space or choose another folder") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def landmark(seed: int, index: int) -> Model:
-    """The monument of class ``index``: kinds in an order of the seed's, proportions and materials of its own."""
+    """The monument of class ``index``: kinds come in an order drawn from the seed, proportions are the class's own."""
     _, build = _kind(seed, index)
     return build(draw_look(np.random.default_rng([_LOOK, seed, index])))
 
@@ -132,7 +139,7 @@ def view(model: Model, seed: int, index: int, number: int, size: int) -> bytes:
 
 
 def class_names(seed: int, classes: int) -> list[str]:
-    """An invented place and the kind for each class, such as "Belamar Lighthouse"; no two alike."""
+    """Unique class names, an invented place and the kind, such as "Belamar Lighthouse"."""
     names: list[str] = []
     for index in range(classes):
         rng = np.random.default_rng([_KIND, seed, index + 1])
@@ -145,29 +152,29 @@ def class_names(seed: int, classes: int) -> list[str]:
 
 
 def split_counts(images: int) -> tuple[int, int, int]:
-    """Images of a class in train, validation and test: 6:1:1, rounded, at least one in each."""
+    """Images of a class in train, validation and test: about 6:1:1, at least one each."""
     side = max(1, round(images * RATIO[1] / sum(RATIO)))
     return images - 2 * side, side, side
 
 
-def _kind(seed: int, index: int) -> tuple:
+def _kind(seed: int, index: int) -> tuple[str, Callable[[Look], Model]]:
     turn, place = divmod(index, len(KINDS))
     return KINDS[np.random.default_rng([_KIND, seed, 0, turn]).permutation(len(KINDS))[place]]
 
 
 def _check(output: Path, classes: int, images: int, size: int, seed: int) -> None:
     if not 2 <= classes <= 10_000:
-        raise UserError(f"--classes {classes}: give 2 to 10000; a classifier needs two classes at least")
+        raise UserError(f"--classes {classes}: must be 2 to 10000")
     if images < len(SPLITS):
-        raise UserError(f"--images {images}: give 3 or more, so that every class is in every split")
+        raise UserError(f"--images {images}: must be at least 3, so that every class is in every split")
     if not SMALLEST <= size <= LARGEST:
-        raise UserError(f"--size {size}: give {SMALLEST} to {LARGEST} pixels")
+        raise UserError(f"--size {size}: must be {SMALLEST} to {LARGEST} pixels")
     if seed < 0:
-        raise UserError(f"--seed {seed}: give 0 or more")
+        raise UserError(f"--seed {seed}: must be at least 0")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise UserError(f"--output {output} is not a folder; give a new one")
+        raise UserError(f"--output {output}: is not a folder; choose a new one")
     if output.exists() and any(output.iterdir()):
-        raise UserError(f"--output {output} holds something already; give a new folder, or delete it first")
+        raise UserError(f"--output {output}: is not empty; choose a new folder, or delete this one first")
 
 
 def _info(data: Path, classes: int, images: int, size: int, seed: int) -> dict[str, object]:
