@@ -1,4 +1,4 @@
-"""Counts: each operator that fvcore drops is counted, what nobody counts is named, formulas agree with live modules."""
+"""Counts: operators that fvcore ignores are counted or named, and the formulas agree with live modules."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The verify verb: verdicts on all twelve claims, pure JSON, exit 1 when a count is no longer what is stated."""
+"""``timm-landmark verify``: verdicts on all twelve claims, pure JSON, exit code 1 if a count differs."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def stated():
 
 @pytest.fixture
 def counted(monkeypatch, stated):
-    """The verb with the committed counts instead of ten seconds of counting, which is tested elsewhere."""
+    """Replaces ten seconds of counting, which other tests cover, by the committed counts."""
     from timm_landmark.accounting import units as paper_counts
 
     value = copy.deepcopy(stated)
@@ -79,7 +79,7 @@ def test_nothing_stated_is_a_difference_too(counted, monkeypatch, tmp_path):
 def test_operator_nobody_counts_fails_the_check(counted, capsys):
     counted["models"]["resneat50"]["uncounted"] = {"aten::mystery": 16}
     assert main(["verify"]) == 1
-    assert "resneat50: nobody counts aten::mystery (16x)" in capsys.readouterr().out
+    assert "resneat50: not counted: aten::mystery (16x)" in capsys.readouterr().out
 
 
 def test_stated_file_is_what_write_stated_writes(counted, tmp_path):

@@ -1,8 +1,8 @@
-"""Runs ``timm-landmark`` and kills its process, as the kernel would, at a named moment of a named epoch.
+"""Runs ``timm-landmark`` and kills its process with SIGKILL at a given moment of a given epoch.
 
     python kill_at.py MOMENT EPOCH train MODEL --data ...
 
-The moments are those between which timm writes a run's files. Of several processes the one of rank DOOMED (0) dies.
+The moments lie between the writes of a run's files. Of several processes, the one whose rank is DOOMED (0) is killed.
 """
 
 import os
@@ -21,13 +21,13 @@ MOMENTS = ("epoch", "row", "torn", "unlinked", "renamed", "saved")
 
 
 def die():
-    begun = (RUN / "run.json").exists()  # not in the trial before
+    begun = (RUN / "run.json").exists()  # not in the rehearsal
     if begun and os.environ.get("RANK", "0") == os.environ.get("DOOMED", "0"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def arm(moment, epoch):
-    """Wraps the one method of timm's or ours during which the process is to die."""
+    """Wraps the method, of timm or of this package, during which the process is killed."""
     step_update, save_checkpoint, save, replace = (
         *(Steered.step_update, CheckpointSaver.save_checkpoint),
         *(CheckpointSaver._save, CheckpointSaver._replace),

@@ -1,4 +1,4 @@
-"""What the tests of sets in shards share: one set in both forms, a run on it, and a server of it."""
+"""Shared by the tests of data sets in shards: one data set in both formats, a run on it, and a server for it."""
 
 import functools
 import shutil
@@ -33,7 +33,7 @@ def broken(shards, tmp_path):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_script():
-    """The stand-in trains where no script is named."""
+    """Without ``--train-script`` the stand-in trains."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
         patch.setenv("XDG_CACHE_HOME", "/nonexistent")
@@ -42,13 +42,13 @@ def no_script():
 
 @pytest.fixture(params=["stand-in", pytest.param("script", marks=pytest.mark.script)])
 def trainer(request):
-    """The options that choose the trainer."""
+    """The options that select the trainer."""
     return ["--train-script", str(train_script())] if request.param == "script" else []
 
 
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
-    """Three epochs by the stand-in, as the script would train them."""
+    """Three epochs, trained by the stand-in."""
     run = tmp_path_factory.mktemp("trained") / f"{MODEL}-s3"
     assert train(shards, run, "--epochs", 3) == 0
     return run
@@ -56,7 +56,7 @@ def trained(shards, tmp_path_factory):
 
 @pytest.fixture
 def server(shards):
-    """Serves the set, but not the names in ``missing``, half of those in ``cut``, and nothing ``busy`` times."""
+    """Serves the data set, except the names in ``missing``; half of those in ``cut``; 503 for ``busy`` requests."""
 
     class Handler(SimpleHTTPRequestHandler):
         missing, cut, busy = set(), set(), 0
@@ -89,6 +89,6 @@ def server(shards):
 
 
 def evaluated(run, *options):
-    """What run.json says of the test split, and the predictions beside it."""
+    """The results of the test split in run.json, and the predictions."""
     assert evaluate([str(run), "--device", "cpu", *map(str, options)]) == 0
     return read_run_info(run)["evaluation"]["test"], (run / "predictions-test.csv").read_bytes()

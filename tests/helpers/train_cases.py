@@ -1,4 +1,4 @@
-"""What the tests of training share: a short run, timm's scripts where they can be had, and where each key came from."""
+"""Shared by the tests of training: a short run, and the paths of timm's scripts."""
 
 import os
 from pathlib import Path
@@ -14,20 +14,20 @@ FOUND = find_script()  # before a test hides it
 
 
 def train(data: Path, run: Path, *options: object, model: str = MODEL) -> int:
-    """``timm-landmark train`` on the CPU, in this process, as short as it can be."""
+    """A very short ``timm-landmark train`` on the CPU, in this process."""
     return main([model, "--data", str(data), "--output", str(run), *SHORT, *map(str, options)])
 
 
 def train_script() -> Path:
-    """The path of timm's train.py; the test is skipped, with the reason, where there is none."""
+    """The path of timm's train.py; without one the test is skipped with a reason."""
     if FOUND is None:
-        pytest.skip("timm's train.py is not at hand: set TIMM_TRAIN_SCRIPT, or `timm-landmark train --fetch-script`")
+        pytest.skip("timm's train.py was not found: set TIMM_TRAIN_SCRIPT, or run `timm-landmark train --fetch-script`")
     return FOUND
 
 
 def validate_script() -> Path:
-    """The path of timm's validate.py beside its train.py, or in TIMM_VALIDATE_SCRIPT."""
+    """The path of timm's validate.py: TIMM_VALIDATE_SCRIPT, or next to train.py."""
     path = Path(os.environ.get("TIMM_VALIDATE_SCRIPT") or train_script().with_name("validate.py"))
     if not path.is_file():
-        pytest.skip("timm's validate.py is not at hand: set TIMM_VALIDATE_SCRIPT, or put it beside train.py")
+        pytest.skip("timm's validate.py was not found: set TIMM_VALIDATE_SCRIPT, or put it next to train.py")
     return path

@@ -1,4 +1,4 @@
-"""A handful of coloured JPEGs as a prepared data set, for the tests of training and what follows it."""
+"""A few colored JPEGs as a prepared data set, for the tests of training and everything after it."""
 
 import hashlib
 import json
@@ -17,21 +17,21 @@ from timm_landmark.utils.files import sha256_file
 def make_data(
     path: Path, classes: int = 3, images: tuple[int, int, int] = (12, 6, 6), size: int = 64, contrast: float = 1.0
 ) -> Path:
-    """Writes ``classes`` classes with ``images`` in train, validation and test, of ``size`` squared pixels.
+    """Writes ``classes`` classes with ``images`` in train, validation and test, each of ``size`` x ``size`` pixels.
 
-    With less ``contrast`` the classes' colours come closer together and are harder to tell apart.
+    With a lower ``contrast`` the colors of the classes are more similar and harder to tell apart.
     """
     generator = np.random.default_rng(0)
     manifest = []
     for index in range(classes):
         folder = folder_name(index, classes)
-        colour = 128 + contrast * (generator.integers(0, 256, 3) - 128)
+        color = 128 + contrast * (generator.integers(0, 256, 3) - 128)
         for split, count in zip(SPLITS, images, strict=True):
             (path / split / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 image_id = hashlib.sha256(f"{folder} {split} {number}".encode()).hexdigest()[:16]
                 noise = generator.integers(-90, 91, (size, size, 3))
-                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
                 file = path / split / folder / f"{image_id}.jpg"
                 Image.fromarray(pixels).save(file, quality=95)
                 manifest.append(ManifestRow(image_id, str(index), folder, split, sha256_file(file), f"{image_id}.jpg"))
@@ -45,7 +45,7 @@ def make_data(
 
 
 def pack(data: Path, target: Path) -> Path:
-    """Writes the data set ``data`` again, with its images in shards."""
+    """Writes the data set ``data`` to ``target`` with its images in shards."""
     target.mkdir()
     for file in data.iterdir():
         if file.is_file():

@@ -1,4 +1,4 @@
-"""``train --init-from``: every tensor of equal name and shape, over a loopback Hub, with seeded weights."""
+"""``train --init-from``: every tensor with the same name and shape, over a loopback Hub, with seeded weights."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def test_resneat50_takes_14_94_of_16_23_million_from_resnext50():
     for name, value in model.state_dict().items():
         assert value.equal(fresh[name] if name in copied.fresh else weights[name])
     _, fresh = copied.describe()
-    assert fresh.startswith("fresh: ") and "query.weight (16)" in fresh
+    assert fresh.startswith("randomly initialized: ") and "query.weight (16)" in fresh
 
 
 def test_another_class_count_leaves_the_head_fresh():
@@ -55,12 +55,12 @@ def test_inception_resnet_pa_takes_stem_and_reductions_from_inception_resnet_v2(
 
 
 def test_what_shares_nothing_is_refused():
-    with pytest.raises(UserError, match="--init-from x: it shares no tensor"):
+    with pytest.raises(UserError, match="--init-from x: none of its tensors"):
         init_from.copy_equal(seeded("resneat50"), {"a": torch.zeros(1)}, "x")
 
 
 def test_unknown_sources(tmp_path):
-    with pytest.raises(UserError, match="no timm model, no hf-hub:ORG/NAME and no file"):
+    with pytest.raises(UserError, match="not a timm model, an hf-hub:ORG/NAME or an existing file"):
         init_from.source_weights("resnext51")
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):
@@ -76,11 +76,11 @@ def test_a_run_starts_from_a_file_and_says_so(tmp_path, capsys):
     assert start["conv1.0.weight"].equal(source["conv1.0.weight"])
     torch.manual_seed(1)
     assert start["fc.weight"].equal(timm.create_model("test_resnet", num_classes=5).state_dict()["fc.weight"])
-    assert "fresh: fc.weight, fc.bias" in capsys.readouterr().out
+    assert "randomly initialized: fc.weight, fc.bias" in capsys.readouterr().out
 
 
 def test_train_from_timms_weights_over_the_hub(tmp_path):
-    """The verb, in a fresh process: with next to no learning rate, an epoch leaves the fetched weights as they are."""
+    """The command in a new process: with a tiny learning rate, an epoch leaves the downloaded weights unchanged."""
     data = make_data(tmp_path / "data", images=(16, 3, 3), size=32)
     source = seeded("test_resnet")
     save_file(source.state_dict(), tmp_path / "model.safetensors")
@@ -95,7 +95,10 @@ def test_train_from_timms_weights_over_the_hub(tmp_path):
         )  # fmt: skip
         assert child.returncode == 0, child.stderr[-2000:]
         assert all(path.endswith("model.safetensors") for _, path in hub.requests)
-    assert "tensors of equal name and shape" in child.stdout and "fresh: fc.weight, fc.bias" in child.stdout
+    assert (
+        "tensors with the same name and shape" in child.stdout
+        and "randomly initialized: fc.weight, fc.bias" in child.stdout
+    )
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["init_from"]["source"] == "test_resnet"
     with torch.serialization.safe_globals([argparse.Namespace]):

@@ -1,4 +1,4 @@
-"""Training in two processes on the CPU, under torchrun with timm's script: the same run as one process would make."""
+"""Training in two processes on the CPU, with torchrun and timm's script: the same run as in one process."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.script,
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo"),
 ]
-EPOCHS, RATE = 6, 0.003  # in these a fall of accuracy, so that the rule has something to do
+EPOCHS, RATE = 6, 0.003  # with these the accuracy falls, so that the rule has an effect
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def here(name):
 
 
 def check_rates(run, rates):
-    """The rates of all updates, noted in a process, are the rule's for the accuracies in summary.csv."""
+    """The rates of all updates in a process are those of the rule for the accuracies in summary.csv."""
     rows = read_summary(run)
     by_the_rule = paper_rates(RATE, [row["eval_top1"] for row in rows])[:-1]
     assert [row["lr"] for row in rows] == by_the_rule
@@ -64,7 +64,7 @@ def check_rates(run, rates):
 
 
 def observe(folder, *arguments, model=MODEL):
-    """The same training in two processes and in one; gives both runs and what each process noted."""
+    """Trains in two processes and in one; returns both runs and the notes of each process."""
     notes = {"pair": [], "one": []}
     for name, processes_ in (("pair", 2), ("one", 1)):
         (folder / name).mkdir()
@@ -77,10 +77,10 @@ def observe(folder, *arguments, model=MODEL):
 
 
 def check_gradients(pair, one):
-    """One step on one global batch: the gradients are those of one process, up to the order of sums.
+    """One step on one global batch: the gradients equal those of one process, up to the order of sums.
 
-    That order moves most of them by a millionth, a few through a ReLU by some thousandths; statistics of each process
-    for itself move them by 7 to 200 %.
+    The order changes most of them by a millionth, and a few, through a ReLU, by some thousandths; BatchNorm statistics
+    per process would change them by 7 to 200 %.
     """
     assert len(pair[0]["gradients"]) == len(one["gradients"])
     for first, second, alone in zip(pair[0]["gradients"], pair[1]["gradients"], one["gradients"], strict=True):
@@ -91,7 +91,7 @@ def check_gradients(pair, one):
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory):
-    """A run whose every batch is the whole set, without augmentation, with BatchNorm over both processes."""
+    """A run in which each batch is the whole data set, without augmentation, with BatchNorm over both processes."""
     data = make_data(tmp_path_factory.mktemp("few") / "data", classes=6, images=(2, 4, 2), size=40, contrast=0.3)
     options = ["--no-aug", "--sync-bn", "--model-kwargs", "zero_init_last=False"]  # or half of the gradients are zero
     options += ["--lr", RATE]
@@ -159,7 +159,7 @@ def test_a_killed_process_ends_the_job_with_a_word_and_resume_goes_on(data, whol
     assert code != 0
     said = [line for line in output.splitlines() if "--resume" in line]
     assert said == [
-        "timm-landmark train: error: another process of this run has ended; go on with the same command and --resume"
+        "timm-landmark train: error: another process of this run has ended; continue with the same command and --resume"
     ]
     assert read_run_info(run)["finished"] is False
     code, output = finish(start(["-m", "timm_landmark.cli", *options, "--resume"]))
@@ -178,7 +178,7 @@ def test_a_killed_process_ends_the_job_with_a_word_and_resume_goes_on(data, whol
 
 @pytest.mark.full
 def test_two_machines_give_what_two_processes_give_and_one_of_them_writes(data, whole, tmp_path):
-    """Two agents that meet on the loopback, each in a folder of its own; which is the first they settle themselves."""
+    """Two torchrun agents on the loopback, each in its own folder; they agree on ranks themselves."""
     folders = [tmp_path / name for name in ("a", "b")]
     port = free_port()
     nodes = ["--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
@@ -192,6 +192,29 @@ def test_two_machines_give_what_two_processes_give_and_one_of_them_writes(data, 
     (first,) = [folder for folder in folders if any(folder.iterdir())]
     assert (first / "run" / "summary.csv").read_text() == (whole / "summary.csv").read_text()
     assert read_run_info(first / "run")["processes"] == 2
+
+
+@pytest.mark.full
+def test_a_mistake_is_reported_once(data, tmp_path):
+    code, output = finish(start(["-m", "timm_landmark.cli", *words(data, tmp_path / "run", "--lr", "nan")]))
+    assert code != 0
+    assert output.count("timm-landmark train: error: --lr nan") == 1
+
+
+def test_each_message_is_reported_by_one_process_of_a_machine(monkeypatch):
+    """A message that only one process has is always reported."""
+    port = free_port()
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert [processes.first_to_report("alone") for _ in range(2)] == [True, True]
+    started = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RESTART_COUNT": 0}
+    for name, value in started.items():
+        monkeypatch.setenv(name, str(value))
+    assert [processes.first_to_report(message) for message in ("a", "b", "a")] == [True, True, False]
+    monkeypatch.setenv("GROUP_RANK", "1")
+    assert processes.first_to_report("a")
+    del store
 
 
 def free_port():

@@ -67,7 +67,7 @@ def test_evaluate_gives_exactly_the_figures_of_the_folders(folders, shards, trai
 
 
 def test_both_forms_give_the_same_batches(folders, shards, trained):
-    """So that figures are equal to the last bit: a network's answer to an image may depend on its batch."""
+    """So that the results are equal to the last bit: the output for an image may depend on its batch."""
     run = load_run(trained)
 
     def batches(data, workers):
@@ -172,7 +172,7 @@ def test_evaluate_counts_every_image_once(broken, trained, tmp_path):
 
 
 def test_a_name_in_info_json_is_that_of_a_shard(broken, trained):
-    """With ``pipe:`` it becomes a part of a shell command."""
+    """With ``pipe:`` the name becomes part of a shell command."""
     names = list(read_shard_info(broken)["test"])
     edit_info(broken, filenames=["test-000000.tar; touch here", *names[1:]])
     with pytest.raises(UserError, match="not the name of a shard of test"):
@@ -225,7 +225,7 @@ if __name__ == "__main__":
 
 @pytest.mark.full
 def test_loading_processes_that_are_started_afresh(broken, trainer, tmp_path):
-    """As on Windows and macOS; a hook that lives in the first process alone would be lost in them."""
+    """As on Windows and macOS; a hook that exists only in the main process would be missing there."""
     (tmp_path / "main.py").write_text(SPAWNED)
     command = [sys.executable, str(tmp_path / "main.py"), "train", MODEL, "--data", str(broken), *SHORT, *trainer]
     command += ["--epochs", "1", "--workers", "1", "--output"]

@@ -1,4 +1,4 @@
-"""The stand-in gives what timm's train script gives, and refuses what it has not."""
+"""The stand-in gives the same results as timm's train script, and rejects the options that it does not have."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from train_data import make_data
 
 from timm_landmark.runs.checkpoints import load_model_weights
 from timm_landmark.runs.folder import read_run_info
+from timm_landmark.training.checks import options_of
 from timm_landmark.training.stand_in import StandIn
 from timm_landmark.training.timm_script import load_script
 from timm_landmark.utils.errors import UserError
@@ -25,14 +26,14 @@ def script():
 
 @pytest.fixture
 def no_script(monkeypatch, tmp_path):
-    """A user who has not got timm's train script."""
+    """A user without timm's train script."""
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_it_says_so_on_the_screen_and_in_run_json(data, tmp_path, no_script, capsys):
     assert train(data, tmp_path / "run", "--epochs", 1) == 0
-    assert "trained by the built-in stand-in" in capsys.readouterr().out
+    assert "with the built-in stand-in" in capsys.readouterr().out
     assert read_run_info(tmp_path / "run")["trainer"]["kind"] == "stand-in"
 
 
@@ -56,8 +57,8 @@ def test_it_is_for_one_process(data, tmp_path, no_script, monkeypatch):
 
 @pytest.mark.script
 def test_its_options_are_the_scripts():
-    theirs = {action.dest: action for action in load_script(train_script()).parser._actions}
-    for action in StandIn().parser._actions:
+    theirs = options_of(load_script(train_script()).parser)
+    for action in options_of(StandIn().parser).values():
         other = theirs[action.dest]
         assert set(action.option_strings) <= set(other.option_strings), action.dest
         assert action.default == other.default, action.dest

@@ -1,4 +1,4 @@
-"""Where timm's train script is looked for, how it is fetched, and that a bare one can use the models."""
+"""Finding and downloading timm's train script, and running it with the models but without this package's verb."""
 
 import hashlib
 import http.server
@@ -28,7 +28,7 @@ SUM = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
-    """A user without the script; returns the cache's place for it."""
+    """A user without the script; returns its path in the cache."""
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(timm, "__file__", str(tmp_path / "site-packages" / "timm" / "__init__.py"))
@@ -66,7 +66,7 @@ def test_a_script_that_is_named_and_not_there(nowhere, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A loopback host in place of GitHub's, with a script at the listed commit and at a tag; gives the paths asked."""
+    """A local server instead of GitHub, with a script at the tested commit and at a tag; yields the requested paths."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -124,22 +124,22 @@ def test_a_fetched_script_that_changed_is_not_run(nowhere, tmp_path, capfd):
     put(nowhere).write_bytes(CONTENT + b"raise SystemExit('was run')\n")
     assert cli.main(["train", "test_resnet", "--data", str(data), "--output", str(tmp_path / "run")]) == 2
     error = capfd.readouterr().err
-    assert f"{nowhere} is not the file that was fetched" in error and "--fetch-script" in error
+    assert f"{nowhere} was changed after the download" in error and "--fetch-script" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_fetch_refuses_another_sum_and_keeps_nothing(nowhere, server):
-    with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {'0' * 64}; it was not kept"):
+    with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {'0' * 64}; it was not stored"):
         script.fetch_script("v9.9.9", "0" * 64)
     with pytest.raises(UserError, match=f"has sha256 {SUM}, expected {script.SHA256}"):
         script.fetch_script(script.COMMIT, None)
-    with pytest.raises(UserError, match=r"--sha256 .* is not the sum listed"):
+    with pytest.raises(UserError, match=r"--sha256 .* is not the known checksum"):
         script.fetch_script(script.COMMIT, SUM)
     assert not nowhere.parent.exists()
 
 
 def test_a_sum_without_a_fetch_is_refused(nowhere):
-    with pytest.raises(UserError, match=f"--sha256 {SUM}: only with --fetch-script"):
+    with pytest.raises(UserError, match=f"--sha256 {SUM}: only valid with --fetch-script"):
         main(["test_resnet", "--sha256", SUM])
 
 
@@ -147,14 +147,14 @@ def test_a_sum_without_a_fetch_is_refused(nowhere):
 def test_fetch_without_a_network(nowhere, monkeypatch, address):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(script, "BASE_URL", address)
-    with pytest.raises(UserError, match=r"cannot be fetched .* --train-script"):
+    with pytest.raises(UserError, match=r"cannot be downloaded .* --train-script"):
         script.fetch_script(script.COMMIT, None)
     assert not nowhere.parent.exists()
 
 
 @pytest.mark.parametrize("revision", ["v0.0.0", "", "a b\n"])
 def test_fetch_of_a_revision_that_is_not_there(nowhere, server, revision):
-    with pytest.raises(UserError, match=r"/train\.py cannot be fetched .*404"):
+    with pytest.raises(UserError, match=r"/train\.py cannot be downloaded .*404"):
         script.fetch_script(revision, None)
 
 
@@ -173,8 +173,8 @@ def test_what_is_not_timms_script_is_not_run(tmp_path, text):
             "import no_such_module  # create_scheduler_v2 config_parser",
             "does not run with the installed timm .*no_such",
         ),
-        ("create_scheduler_v2 = config_parser = parser = None", "does not take its scheduler from"),
-        ("from timm.scheduler import create_scheduler_v2\nconfig_parser = parser = 1", "does not take its scheduler"),
+        ("create_scheduler_v2 = config_parser = parser = None", "does not get its scheduler from"),
+        ("from timm.scheduler import create_scheduler_v2\nconfig_parser = parser = 1", "does not get its scheduler"),
     ],
 )
 def test_a_script_that_the_hook_cannot_reach(tmp_path, text, message):
@@ -195,7 +195,7 @@ def test_run_json_names_the_script_that_was_run(tmp_path):
 
 
 def bare(path, model, data, *options):
-    """``python train.py -c paper.yaml`` without this package; no epoch, so that the model is all."""
+    """``python train.py -c paper.yaml`` without this package; with no epoch, only the model is created."""
     command = [
         sys.executable,
         str(path),

@@ -1,4 +1,4 @@
-"""``timm-landmark train``: the rule in a finished run, interruption at any moment, and a user's mistakes."""
+"""``timm-landmark train``: the rule in a finished run, interruption at any point, and mistakes of the user."""
 
 import json
 import os
@@ -30,13 +30,13 @@ EPOCHS = 6
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Classes that cannot be told apart well, so that accuracy goes up and down."""
+    """Classes that are hard to tell apart, so that the accuracy goes up and down."""
     return make_data(tmp_path_factory.mktemp("train") / "data", classes=6, images=(6, 4, 2), size=40, contrast=0.1)
 
 
 @pytest.fixture(scope="module", params=["stand-in", pytest.param("script", marks=pytest.mark.script)])
 def trainer(request):
-    """The options that choose the trainer."""
+    """The options that select the trainer."""
     if request.param == "script":
         yield ["--train-script", str(train_script())]
         return
@@ -74,12 +74,12 @@ def test_the_rates_are_what_the_rule_gives_for_the_accuracies_beside_them(whole)
 
 @pytest.mark.parametrize("output", [".", "../run", "link/../run"])
 def test_a_folder_however_it_is_named(data, trainer, tmp_path, monkeypatch, output):
-    """What is written lies in that folder and nowhere else, and --resume finds it."""
+    """All files are written to that folder, and --resume finds it."""
     start, run = tmp_path / "start", tmp_path / "start"
     start.mkdir()
     if output == "../run":
         run = tmp_path / "run"
-    if output == "link/../run":  # the run lies beside what the link leads to
+    if output == "link/../run":  # the run is next to the target of the link
         (tmp_path / "far" / "target").mkdir(parents=True)
         (start / "link").symlink_to(tmp_path / "far" / "target")
         run = tmp_path / "far" / "run"
@@ -154,7 +154,7 @@ def test_killed_again_and_again(data, trainer, whole, tmp_path):
     check_finished(run, whole)
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(data, trainer, whole, tmp_path, monkeypatch, capfd):
+def test_ctrl_c_ends_with_130_and_says_how_to_continue(data, trainer, whole, tmp_path, monkeypatch, capfd):
     step_update = rate_rule.Steered.step_update
 
     def interrupted(self, num_updates, metric=None):
@@ -165,7 +165,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(data, trainer, whole, tmp_pa
     monkeypatch.setattr(rate_rule.Steered, "step_update", interrupted)
     run = tmp_path / "run"
     assert train(data, run, "--epochs", EPOCHS, *trainer) == 130
-    assert "interrupted after 2 of 6 epochs; go on with the same command and --resume" in capfd.readouterr().err
+    assert "interrupted after 2 of 6 epochs; continue with the same command and --resume" in capfd.readouterr().err
     monkeypatch.undo()
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     check_finished(run, whole)
@@ -239,7 +239,7 @@ def test_only_the_first_process_makes_the_folder(data, tmp_path, monkeypatch):
 
 @pytest.mark.script
 def test_the_other_processes_resume_where_the_first_does(data, tmp_path, monkeypatch):
-    """The first one settles the folder meanwhile, so they look at checkpoints, never at summary.csv."""
+    """The first one repairs the folder in the meantime, so they read checkpoints and never summary.csv."""
     run, script = tmp_path / "run", ["--train-script", train_script()]
     assert train(data, run, "--epochs", 2, *script) == 0
     given = []
@@ -322,7 +322,7 @@ def test_the_command_line_prints_one_line_and_no_traceback(data, capfd):
 
 def test_an_existing_output_is_never_written_into(data, whole, trainer):
     before = {file.name: file.stat().st_mtime_ns for file in whole.iterdir()}
-    with pytest.raises(UserError, match="exists; give --resume to go on with it, or another folder"):
+    with pytest.raises(UserError, match="exists; give --resume to continue it, or another folder"):
         train(data, whole, "--epochs", 1, *trainer)
     assert {file.name: file.stat().st_mtime_ns for file in whole.iterdir()} == before
 
@@ -379,5 +379,5 @@ def test_a_damaged_data_set(data, tmp_path, damage):
 def test_a_class_map_that_is_not_the_classes(data, tmp_path):
     broken = shutil.copytree(data, tmp_path / "broken")
     (broken / "class_map.txt").write_text("0000\n0001\n")
-    with pytest.raises(UserError, match="name other classes"):
+    with pytest.raises(UserError, match="list different classes"):
         train(broken, tmp_path / "run")

@@ -1,1 +1,1 @@
-"""What the models cost, and what the paper says of it."""
+"""Parameters and multiply-adds of the models, compared with the claims of the paper."""

@@ -1,4 +1,4 @@
-"""The paper's twelve claims (imports no torch): what it says, where, and the verdict that counts alone can give."""
+"""The paper's twelve claims, with section and text, and the verdicts that follow from counts alone; needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ SEVEN = (
     "resneat50",
 )
 
-# Table 3 (section 4.2): the paper's name, top-5 and top-1 on its test set.
+# Table 3 (section 4.2): name in the paper, top-5 and top-1 on its test set.
 PAPER_TABLE_3 = {
     "resnet50": ("ResNet", 0.843, 0.774),
     "resnext50_32x4d": ("ResNeXt", 0.855, 0.793),
@@ -30,10 +30,10 @@ PAPER_TABLE_3 = {
     "resneat50": ("ResNeAt", 0.848, 0.784),
 }
 
-# Section 3.2.4: convolution weights of one unit, 256 channels in, 128 wide.
+# Section 3.2.4: convolution weights of one unit with 256 input channels and width 128.
 PAPER_UNITS = {"resnet": 212_992, "resnext": 70_144, "resneat": 41_472}
 
-# Table 1: channels and side of each stage's output at 224 pixels, and its blocks.
+# Table 1: side of each stage's output at 224 pixels, and its blocks.
 _SIDES = {"conv1": 112, "conv2": 56, "conv3": 28, "conv4": 14, "conv5": 7}
 _BLOCKS = {
     "resnet50": "[1x1,{w}; 3x3,{w}; 1x1,{out}] x{n}",
@@ -43,7 +43,7 @@ _BLOCKS = {
 
 
 def paper_table_1() -> dict[str, dict[str, str]]:
-    """Table 1 as text: model -> stage -> ``CxHxW`` and, for conv2 to conv5, the blocks."""
+    """Table 1 as text: for each model and stage ``CxHxW`` and, for conv2 to conv5, the blocks."""
     table = {}
     for model, form in _BLOCKS.items():
         stages = {"conv1": "64x112x112"}
@@ -83,11 +83,11 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim.
+    """The verdict on a claim.
 
     Attributes:
         verdict: ``holds``, ``holds only for ...``, ``does not hold`` or ``not decidable here ...``.
-        evidence: The figures it rests on.
+        evidence: The numbers behind it.
     """
 
     verdict: str
@@ -99,7 +99,7 @@ class Verdict:
 
 
 def ratios(counts: Mapping[str, Any]) -> dict[str, float]:
-    """ResNeAt to ResNeXt: the three parameter ratios of reading 4, and the MACs of the plain form and those spent."""
+    """Ratios of ResNeAt to ResNeXt: three of parameters, and the MACs of the plain path and of the path that runs."""
     units, models = counts["units"], counts["models"]
     at, xt = models["resneat50"], models["resnext50_32x4d"]
     return {
@@ -115,8 +115,8 @@ def judge_by_count(counts: Mapping[str, Any], speed: Mapping[str, float]) -> dic
     """Verdicts on claims 1, 2, 3 and the countable half of 7.
 
     Args:
-        counts: Units, models and depths as ``verify`` counts them.
-        speed: Measured ratios of img/s to ResNeXt (what was measured -> ratio) for claim 3; may be empty.
+        counts: Units, models and depths as counted by ``verify``.
+        speed: Measured throughput relative to ResNeXt (name of the measurement -> ratio) for claim 3; may be empty.
     """
     r = ratios(counts)
     return {1: _claim_1(counts, r), 2: _claim_2(r), 3: _claim_3(counts, r, speed), 7: _claim_7(counts)}
@@ -174,9 +174,9 @@ def judge_all(
     """A verdict for each of the twelve claims.
 
     Args:
-        counts: Units, models and depths as ``verify`` counts them.
-        shown: Verdicts of the claims that need training, from committed runs; a missing one is not decidable.
-        speed: Measured ratios of img/s to ResNeXt's.
+        counts: Units, models and depths as counted by ``verify``.
+        shown: Verdicts on the claims that need training, from committed runs; a missing one is not decidable.
+        speed: Measured throughput relative to ResNeXt.
     """
     missing = Verdict(NOT_DECIDABLE, "needs training, and no results are committed yet")
     counted = judge_by_count(counts, speed)

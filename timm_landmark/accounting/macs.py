@@ -1,9 +1,9 @@
-"""Parameters, multiply-adds (MACs) and activations of live models, with no operator dropped in silence.
+"""Parameters, multiply-adds (MACs) and activations of live models; operators that cannot be counted are named.
 
-What is a MAC here: one multiply-add of a convolution or a matrix product (attention's two products included), counted
-as 1. Norms, pooling, activations, softmax, additions and scalings are element-wise: they are not MACs.
-fvcore by default adds 2 per element for BatchNorm and 1 for global pooling; that sum is kept beside the MACs as
-``norm_and_pool``, so that ``macs + norm_and_pool`` is the figure fvcore (and timm's own tables) would give.
+A MAC is one multiply-add of a convolution or a matrix product, including the two products of attention. Norms, pooling,
+activations, softmax, additions and scalings are element-wise and have no MACs. By default fvcore adds 2 per element for
+BatchNorm and 1 for global pooling; these are kept separately as ``norm_and_pool``, so that ``macs + norm_and_pool`` is
+the number that fvcore and timm's tables give.
 """
 
 import logging
@@ -24,15 +24,15 @@ from timm_landmark.utils.errors import UserError, first_line
 
 @dataclass(frozen=True)
 class MacCount:
-    """What one forward pass of one image spends.
+    """The cost of one forward pass of one image.
 
     Attributes:
         convolution: MACs in convolutions.
         matmul: MACs in linear layers and matrix products.
         attention: MACs in fused scaled dot-product attention.
         norm_and_pool: Operations that fvcore adds for norms and pooling; not MACs.
-        activations: Elements that convolutions and matrix products put out.
-        uncounted: Operators that nobody counts, with how often each occurs.
+        activations: Output elements of convolutions and matrix products.
+        uncounted: Operators that are not counted, and how often each occurs.
     """
 
     convolution: int
@@ -49,14 +49,14 @@ class MacCount:
 
 
 def count_macs(model: nn.Module, x: torch.Tensor) -> MacCount:
-    """Counts a forward pass by tracing it with fvcore, every operator with a handle of ours.
+    """Counts a forward pass by tracing it with fvcore, with this package's handle for every operator.
 
     Args:
-        model: Any module; it is put into evaluation mode for the trace and then back.
-        x: Input, shape (1, C, H, W); other batch sizes give the count of the whole batch.
+        model: Any module; it is in evaluation mode during the trace.
+        x: Input, shape (1, C, H, W); larger batches give the count of the whole batch.
 
     Returns:
-        The count; operators without a handle are named in ``uncounted``.
+        The count; operators without a handle are listed in ``uncounted``.
     """
     with _evaluating(model), torch.no_grad(), _quiet():
         from fvcore.nn import FlopCountAnalysis
@@ -64,20 +64,20 @@ def count_macs(model: nn.Module, x: torch.Tensor) -> MacCount:
         analysis = FlopCountAnalysis(model, x).clear_op_handles().set_op_handle(**operator_handles())
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counted = Counter({key: int(value) for key, value in analysis.by_operator().items()})
-        uncounted = Counter({kind: int(times) for kind, times in analysis.unsupported_ops().items()})
+        uncounted = Counter({name: int(times) for name, times in analysis.unsupported_ops().items()})
     uncounted.update({key[1:]: counted.pop(key) for key in list(counted) if key.startswith("?")})
     keys = ("convolution", "matmul", "attention", "norm_and_pool", "activations")
-    return MacCount(*(counted[key] for key in keys), uncounted=dict(sorted(uncounted.items())))
+    return MacCount(**{key: counted[key] for key in keys}, uncounted=dict(sorted(uncounted.items())))
 
 
 def count_macs_by_torch(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
-    """Counts the convolutions and matrix products that really run, with torch's own counter.
+    """Counts the convolutions and matrix products of a real forward pass with torch's own counter.
 
-    It watches the dispatcher during a real forward pass, so it shares no code with :func:`count_macs` and sees into
-    autograd functions; fused attention and matrix-vector products it does not know.
+    The counter observes the dispatcher, so it shares no code with :func:`count_macs` and also counts inside autograd
+    functions. It does not count fused attention and matrix-vector products.
 
     Returns:
-        MACs under ``convolution`` and ``matmul`` (torch counts 2 a multiply-add; here it is 1).
+        MACs of ``convolution`` and ``matmul``; torch counts 2 per multiply-add, this function 1.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -94,15 +94,16 @@ def count_macs_by_torch(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """All parameters, and those outside the classifier (for models that name it as timm's do)."""
+    """The number of all parameters and of those outside the classifier, if the model has timm's ``get_classifier``."""
     total = sum(p.numel() for p in model.parameters())
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if get_classifier is not None else None
     modules = classifier if isinstance(classifier, Sequence) else [classifier]
     return total, total - sum(p.numel() for m in modules if isinstance(m, nn.Module) for p in m.parameters())
 
 
 def convolution_weights(model: nn.Module) -> int:
-    """Weights of all convolutions, without biases and norms: what section 3.2.4 counts."""
+    """Weights of all convolutions, without biases and norms, as in section 3.2.4."""
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
@@ -127,18 +128,19 @@ class ModelCount:
 
 
 def attention_unit_macs(model: nn.Module, x: torch.Tensor, path: str | None = None) -> int:
-    """MACs of all attention units in one forward pass, by the layer's own formula.
+    """MACs of all attention units in one forward pass, by the formula of the layer.
 
     Args:
-        model: A model with any number of ``ChannelAttention2d`` in it.
+        model: A model with any number of ``ChannelAttention2d`` layers.
         x: Input, shape (1, C, H, W).
-        path: The form to count; by default the one that each unit would take for its shapes.
+        path: The path to count; by default the one that each unit would use for its shapes.
     """
     total = 0
 
     def add(unit: ChannelAttention2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         nonlocal total
-        shapes = (inputs[0].shape[1], output.shape[1], unit.groups, *inputs[0].shape[2:])
+        _, in_chs, height, width = inputs[0].shape
+        shapes = (in_chs, output.shape[1], unit.groups, height, width)
         chosen = path or attention_path.choose_path(*shapes)
         total += sum(attention_path.channel_attention_macs(*shapes, chosen).values())
 
@@ -155,14 +157,14 @@ def attention_unit_macs(model: nn.Module, x: torch.Tensor, path: str | None = No
 
 
 def count_model(name: str, img_size: int | None = None) -> ModelCount:
-    """Builds a registered model and counts it; attention units on the plain form, what they really spend beside it.
+    """Builds a registered model and counts it, with attention units on the plain path and on the path that runs.
 
     Args:
-        name: A name that ``timm.create_model`` knows (with ``timm_landmark`` imported).
-        img_size: Side of the square input in pixels; the model's own by default.
+        name: A model name for ``timm.create_model``, with ``timm_landmark`` imported.
+        img_size: Side of the square input in pixels; the model's default if None.
 
     Raises:
-        UserError: If there is no such model or it cannot take that size.
+        UserError: If there is no such model or it does not support the size.
     """
     model, x = build(name, img_size)
     try:
@@ -171,8 +173,8 @@ def count_model(name: str, img_size: int | None = None) -> ModelCount:
             by_torch = count_macs_by_torch(model, x)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
-            f"{name} cannot take images of {x.shape[-1]} pixels ({first_line(error, 120)}); give an "
-            "--img-size that it takes, or none for its own"
+            f"{name} does not support images of {x.shape[-1]} pixels ({first_line(error, 120)}); give another "
+            "--img-size, or leave it out for the model's default"
         ) from None
     params, without_classifier = count_parameters(model)
     return ModelCount(
@@ -186,12 +188,16 @@ def count_model(name: str, img_size: int | None = None) -> ModelCount:
         activations=plain.activations,
         uncounted=plain.uncounted,
         torch_agrees=plain.convolution == by_torch["convolution"]
-        and 0 <= by_torch["matmul"] - plain.matmul <= plain.attention,  # torch may see fused attention as products
+        and 0 <= by_torch["matmul"] - plain.matmul <= plain.attention,  # torch may count fused attention as products
     )
 
 
 def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tensor]:
-    """A model in evaluation mode with random weights, and an input (1, C, P, P) of zeros for it."""
+    """A model in evaluation mode with random weights, and an input of zeros for it, shape (1, C, P, P).
+
+    Raises:
+        UserError: If there is no such model, or it cannot be built or set to the size.
+    """
     import timm
 
     import timm_landmark  # noqa: F401  (registers the models)
@@ -200,10 +206,10 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
         from difflib import get_close_matches
 
         near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() lists them all"
-        raise UserError(f"no model {name!r} in timm or timm_landmark{hint}")
+        hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists all models"
+        raise UserError(f"no model {name!r} in timm or timm_landmark; {hint}")
     try:
-        model = timm.create_model(name).eval().requires_grad_(False)
+        model: Any = timm.create_model(name).eval().requires_grad_(False)
     except (RuntimeError, TypeError) as error:  # an unknown tag, or a model that needs arguments
         raise UserError(f"{name} cannot be built ({first_line(error, 120)}); give another name") from None
     channels, height, _ = model.default_cfg["input_size"]
@@ -228,7 +234,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The import and trace of fvcore warn of torch.jit's deprecation: noise here, the count does not depend on it."""
+    """Hides fvcore's warnings about the deprecation of torch.jit, which do not affect the count."""
     logger = logging.getLogger("fvcore")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What each operator costs in multiply-adds, as handles for fvcore: nothing is zero that is not listed so."""
+"""Multiply-adds of each operator, as handles for fvcore; an operator counts as zero only if it is listed here."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 Handle = Callable[[list[Any], list[Any]], Counter[str]]
 
-# Operators without multiply-adds that fvcore does not know; each stands for its in-place form too. An operator in no
-# list of ours and in none of fvcore's shape and copy operators is reported by name.
+# Operators without multiply-adds that fvcore does not know; each name includes the in-place form. An operator that is
+# neither listed here nor one of fvcore's shape and copy operators is reported by name.
 # fmt: off
 ELEMENTWISE = (
     "_upsample_bicubic2d_aa",
@@ -28,10 +28,10 @@ ELEMENTWISE = (
 
 
 def operator_handles() -> dict[str, Handle]:
-    """Handles by operator name; each gives a Counter of ``convolution``, ``matmul``, ``attention`` (MACs), and more.
+    """Handles by operator name; each returns a Counter of ``convolution``, ``matmul``, ``attention`` (MACs) and more.
 
-    The others are ``norm_and_pool`` (what fvcore counts for norms and pooling), ``activations`` (elements put out by
-    convolutions and products) and ``?NAME`` where an operator has a form that the handle cannot read.
+    The other keys are ``norm_and_pool`` (fvcore's count for norms and pooling), ``activations`` (output elements of
+    convolutions and products) and ``?NAME`` for an operator that is used in a way that its handle does not support.
     """
     from fvcore.nn import jit_handles as fvcore_handles
 
@@ -66,26 +66,37 @@ def _renamed(key: str, handle: Callable[[list[Any], list[Any]], Any]) -> Handle:
     return lambda inputs, outputs: Counter({key: handle(inputs, outputs)})
 
 
-def _shape(value: Any) -> list[int] | None:
+def _unsupported(name: str) -> Counter[str]:
+    return Counter({f"?aten::{name}": 1})
+
+
+def _shapes(*values: Any) -> list[list[int]] | None:
+    """The shapes of traced values, or None if one of them is unknown."""
     from fvcore.nn.jit_handles import get_shape
 
-    return get_shape(value)
+    shapes = [get_shape(value) for value in values]
+    known = [shape for shape in shapes if shape is not None]
+    return known if len(known) == len(shapes) else None
 
 
 def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    x, weight, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
+    shapes = _shapes(inputs[0], inputs[1], outputs[0])
+    if shapes is None:
+        return _unsupported("_convolution")
+    x, weight, out = shapes
     transposed = len(inputs) > 7 and inputs[6].toIValue()  # `_convolution_mode` has no such argument
     positions = prod((x if transposed else out)[2:])
     return Counter({"convolution": out[0] * prod(weight) * positions, "activations": prod(out)})
 
 
 def _product(name: str, first: int) -> Handle:
-    """Product of ``inputs[first]`` and the next: each element put out is a sum over the first one's last axis."""
+    """Product of ``inputs[first]`` and the next input: each output element is a sum over the first one's last axis."""
 
     def handle(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-        a, out = _shape(inputs[first]), _shape(outputs[0])
-        if a is None or out is None:
-            return Counter({f"?aten::{name}": 1})
+        shapes = _shapes(inputs[first], outputs[0])
+        if shapes is None:
+            return _unsupported(name)
+        a, out = shapes
         return Counter({"matmul": prod(out) * a[-1], "activations": prod(out)})
 
     return handle
@@ -94,21 +105,25 @@ def _product(name: str, first: int) -> Handle:
 def _einsum(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """Left to right, as torch computes it: each step runs over all indices of its two operands."""
     equation = inputs[0].toIValue().replace(" ", "")
-    shapes = [_shape(value) for value in inputs[1].node().inputs()]
-    if "..." in equation or "->" not in equation or None in shapes:
-        return Counter({"?aten::einsum": 1})
+    shapes = _shapes(*inputs[1].node().inputs(), outputs[0])
+    if "..." in equation or "->" not in equation or shapes is None:
+        return _unsupported("einsum")
     operands, result = equation.split("->")
     terms = operands.split(",")
+    *shapes, out = shapes
     sizes = {index: n for term, shape in zip(terms, shapes, strict=True) for index, n in zip(term, shape, strict=True)}
     macs, current = 0, set(terms[0])
     for step, term in enumerate(terms[1:], start=2):
         current |= set(term)
         macs += prod(sizes[index] for index in current)
         current &= set(result).union(*terms[step:])
-    return Counter({"matmul": macs, "activations": prod(_shape(outputs[0]))})
+    return Counter({"matmul": macs, "activations": prod(out)})
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    q, k, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
+    shapes = _shapes(inputs[0], inputs[1], outputs[0])
+    if shapes is None:
+        return _unsupported("scaled_dot_product_attention")
+    q, k, out = shapes
     scores = prod(q[:-1]) * k[-2]  # (..., L, E) @ (..., E, S) -> (..., L, S), then @ (..., S, Ev)
     return Counter({"attention": scores * (q[-1] + out[-1]), "activations": prod(out)})

@@ -1,5 +1,6 @@
-"""What the paper counts, counted on live modules: the units of 3.2.4, Table 1, whole networks; closed formulas."""
+"""The paper's counts on live modules (units of section 3.2.4, Table 1, whole networks), and closed formulas."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -24,7 +25,7 @@ LAYERS = {
 
 
 def paper_counts() -> dict[str, Any]:
-    """Everything that claims and tables rest on, as JSON-ready values; some ten seconds on one core."""
+    """All counts behind claims and tables, ready for JSON; takes about ten seconds on one core."""
     counts = {name: count_model(name, IMG_SIZE).as_dict() for name in COUNTED}
     return {
         "img_size": IMG_SIZE,
@@ -36,7 +37,7 @@ def paper_counts() -> dict[str, Any]:
 
 
 def unit_weights() -> dict[str, int]:
-    """Convolution weights of the three units of section 3.2.4: 256 channels in and out, 128 wide, 32 groups."""
+    """Convolution weights of the three units of section 3.2.4: 256 input and output channels, width 128, 32 groups."""
     units = {
         "resnet": Bottleneck(256, 64, base_width=128),
         "resnext": Bottleneck(256, 64, cardinality=32, base_width=4),
@@ -46,12 +47,12 @@ def unit_weights() -> dict[str, int]:
 
 
 def table_1(name: str) -> dict[str, str]:
-    """One column of Table 1 from forward hooks on a live model: output shape and blocks of each stage."""
+    """One column of Table 1, from forward hooks on a live model: output shape and blocks of each stage."""
     model, x = build(name, IMG_SIZE)
     stages = {"act1": "conv1", "layer1": "conv2", "layer2": "conv3", "layer3": "conv4", "layer4": "conv5", "fc": "fc"}
     shapes: dict[str, str] = {}
 
-    def record(stage: str) -> Any:
+    def record(stage: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
         return lambda module, inputs, output: shapes.update({stage: "x".join(map(str, output.shape[1:]))})
 
     for member, stage in stages.items():
@@ -64,8 +65,8 @@ def table_1(name: str) -> dict[str, str]:
     return shapes
 
 
-def _blocks(stage: nn.Sequential) -> str:
-    texts = [_block(block) for block in stage]
+def _blocks(stage: nn.Module) -> str:
+    texts = [_block(block) for block in stage.children()]
     if len(set(texts)) != 1:
         return "; ".join(texts)
     return f"[{texts[0]}] x{len(texts)}"
@@ -83,20 +84,30 @@ def _block(block: nn.Module) -> str:
 
 
 def depth(name: str) -> int:
-    """Weight layers on the longest path; an attention unit is one, as the 1x1 convolution it replaces."""
+    """Weight layers on the longest path; an attention unit counts as one, like the 1x1 convolution that it replaces."""
     model = timm.create_model(name)
-    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
-    members = [member for stage in stages for block in stage for member in block.children()]
+    stages = [model.get_submodule(f"layer{number}") for number in range(1, 5)]
+    members = [member for stage in stages for block in stage.children() for member in block.children()]
     return 1 + sum(isinstance(member, nn.Conv2d | ChannelAttention2d) for member in members) + 1
 
 
 def closed_form(
     name: str, img_size: int = IMG_SIZE, num_classes: int = 1000, groups: int = 32, base_width: int = 4
 ) -> tuple[int, int]:
-    """Parameters and MACs of a network of Table 1, from the paper's formulas and no module at all.
+    """Parameters and MACs of a network of Table 1 by the paper's formulas, without building a module.
 
-    With s = H*W a stage's area, w a block's width and c its output: a restoring 1x1 costs w*c*s; the attention unit
-    four grouped 1x1 convolutions (4*w*c/C*s), QK^T (c*c*s) and the product with V (c*c).
+    For a stage of area s = H*W and a block of width w with c output channels, the last 1x1 convolution costs w*c*s. The
+    attention unit instead costs four grouped 1x1 convolutions (4*w*c/C*s), QK^T (c*c*s) and the product with V (c*c).
+
+    Args:
+        name: ``resnet50``, ``resnext50_32x4d``, ``resneat50`` or ``resneat101``.
+        img_size: Side of the square input in pixels.
+        num_classes: Number of classes.
+        groups: Cardinality C, except of ``resnet50``.
+        base_width: Width of a group in the first stage.
+
+    Returns:
+        Parameters and MACs.
     """
     cardinality = 1 if name == "resnet50" else groups
     attention = name.startswith("resneat")

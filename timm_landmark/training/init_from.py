@@ -1,4 +1,4 @@
-"""``train --init-from``: a model that starts from every tensor of another one that it shares by name and shape."""
+"""``train --init-from``: copies every tensor with the same name and shape from another model before training."""
 
 import argparse
 from collections import Counter
@@ -18,12 +18,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FILE = "init.safetensors"  # in the run folder: the whole starting state, which the train script loads
+FILE = "init.safetensors"  # in the run folder: the complete initial state, which the train script loads
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What a model took over: counts of parameters (not of running statistics), and what stayed fresh."""
+    """What was copied into a model.
+
+    Attributes:
+        source: The model, repository or file that was copied from.
+        parameters: Number of copied parameters (values, without running statistics).
+        of: Number of parameters of the model.
+        tensors: Number of copied tensors, with running statistics.
+        fresh: Names of the tensors that keep their random initialization.
+    """
 
     source: str
     parameters: int
@@ -32,23 +40,23 @@ class Copied:
     fresh: tuple[str, ...]
 
     def describe(self) -> tuple[str, str]:
-        """Two lines for the screen; fresh tensors by the last parts of their names."""
-        kinds = Counter(".".join(name.split(".")[-2:]) for name in self.fresh)
-        fresh = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.most_common())
+        """Two lines for the terminal; fresh tensors are grouped by the last two parts of their names."""
+        endings = Counter(".".join(name.split(".")[-2:]) for name in self.fresh)
+        fresh = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in endings.most_common())
         return (
-            f"from {self.source}: {self.parameters:,} of {self.of:,} parameters ({self.tensors} tensors of equal name "
-            "and shape)",
-            f"fresh: {fresh or 'nothing'}",
+            f"from {self.source}: copied {self.parameters:,} of {self.of:,} parameters ({self.tensors} tensors with "
+            "the same name and shape)",
+            f"randomly initialized: {fresh or 'nothing'}",
         )
 
 
 def source_weights(source: str) -> "dict[str, torch.Tensor]":
-    """The tensors of a timm model's pretrained weights, of ``hf-hub:ORG/NAME[@REVISION]``, or of a checkpoint file.
+    """The weights of a pretrained timm model, of ``hf-hub:ORG/NAME[@REVISION]``, or of a checkpoint file.
 
-    From a Hub only safetensors are read; a local checkpoint is loaded with weights only.
+    From the Hub only safetensors files are read; a local checkpoint is loaded with ``weights_only``.
 
     Raises:
-        UserError: If there is no such model, repository or file, or it cannot be had.
+        UserError: If there is no such model, repository or file, or it cannot be downloaded or read.
     """
     import timm
 
@@ -57,7 +65,7 @@ def source_weights(source: str) -> "dict[str, torch.Tensor]":
     if timm.is_model(source.partition(".")[0]):
         return _timm_weights(source)
     if not Path(source).is_file():
-        raise UserError(f"--init-from {source}: no timm model, no hf-hub:ORG/NAME and no file of that name")
+        raise UserError(f"--init-from {source}: not a timm model, an hf-hub:ORG/NAME or an existing file")
     return load_model_weights(Path(source))
 
 
@@ -66,7 +74,7 @@ def _timm_weights(name: str) -> "dict[str, torch.Tensor]":
 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
-        raise UserError(f"--init-from {name}: timm has no weights for it on the Hub; name another, or a file")
+        raise UserError(f"--init-from {name}: timm has no weights for it on the Hub; give another model or a file")
     try:
         return timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"hf_hub_filename": WEIGHTS}
@@ -80,10 +88,10 @@ def _timm_weights(name: str) -> "dict[str, torch.Tensor]":
 
 
 def copy_equal(model: "nn.Module", weights: "dict[str, torch.Tensor]", source: str) -> Copied:
-    """Copies every tensor of equal name and shape into ``model``.
+    """Copies every tensor with the same name and shape into ``model``.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no such parameter.
     """
     own = model.state_dict()
     shared = {
@@ -92,7 +100,7 @@ def copy_equal(model: "nn.Module", weights: "dict[str, torch.Tensor]", source: s
     parameters = dict(model.named_parameters())
     copied = [name for name in parameters if name in shared]
     if not copied:
-        raise UserError(f"--init-from {source}: it shares no tensor of equal name and shape with the model to train")
+        raise UserError(f"--init-from {source}: none of its tensors has the name and shape of a parameter of the model")
     model.load_state_dict(shared, strict=False)
     return Copied(
         source=source,
@@ -104,18 +112,18 @@ def copy_equal(model: "nn.Module", weights: "dict[str, torch.Tensor]", source: s
 
 
 def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, Any]:
-    """Writes the starting state of a run and says what was copied and what is fresh.
+    """Writes the initial state of a run and prints what was copied and what is randomly initialized.
 
     Args:
-        args: The train script's options: model, class count, seed (of the fresh tensors).
+        args: The train script's options: model, number of classes, seed (of the random initialization).
         source: As for :func:`source_weights`.
         path: The safetensors file to write.
 
     Returns:
-        What run.json keeps of it.
+        What run.json records about it.
 
     Raises:
-        UserError: If the source cannot be had or shares nothing.
+        UserError: If the source is unavailable or has no matching tensor.
     """
     import torch
     from safetensors.torch import save_file
@@ -128,5 +136,5 @@ def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, 
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
         temporary.chmod(0o644)
     say(*copied.describe())
-    name = Path(source).name if Path(source).is_file() else source  # no path of this machine in run.json
+    name = Path(source).name if Path(source).is_file() else source  # run.json contains no local paths
     return {"source": name, "parameters_copied": copied.parameters, "parameters": copied.of, "tensors": copied.tensors}

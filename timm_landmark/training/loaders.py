@@ -1,4 +1,4 @@
-"""The loader that validation, the stand-in and every evaluation share."""
+"""The data loader of validation and evaluation."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,17 @@ if TYPE_CHECKING:
 def validation_loader(
     dataset: Any, config: Mapping[str, Any], batch_size: int, workers: int, device: "torch.device"
 ) -> Iterable[tuple["torch.Tensor", "torch.Tensor"]]:
-    """The loader with timm's transform for validation: one for the trainer's stand-in and for every evaluation.
+    """A loader with timm's validation transform, shared by the stand-in and by every evaluation.
 
     Args:
-        dataset: Gives images and labels; timm sets its ``transform``.
-        config: Holds input_size, mean, std, interpolation and crop_pct, as timm's data config does.
-        batch_size: Images a step.
-        workers: Loading processes beside this one.
-        device: Where the batches are wanted.
+        dataset: Yields images and labels; timm sets its ``transform``.
+        config: Has input_size, mean, std, interpolation and crop_pct, as timm's data config does.
+        batch_size: Images per batch.
+        workers: Number of data loading processes; 0 loads in this process.
+        device: Device of the batches.
+
+    Returns:
+        Batches of normalized images (N, C, H, W) and labels (N,).
     """
     from timm.data import create_loader
 

@@ -1,17 +1,17 @@
-"""The hook into timm's train script for every run: the paper's learning-rate rule, and a fresh seed for every epoch.
+"""The hook into timm's train script for every run: the paper's learning rate rule and a new seed for every epoch.
 
-timm's script asks ``timm.scheduler.create_scheduler_v2`` for its scheduler and calls it at three moments: after every
-update, after every epoch (summary.csv and the checkpoint are written by then), and once on resume. ``installed``
-puts another function in that one place while the script runs; what it returns
+timm's script gets its scheduler from ``timm.scheduler.create_scheduler_v2`` and calls it at three points: after every
+update, after every epoch (when summary.csv and the checkpoint are written), and once on resume. ``installed`` replaces
+that function while the script runs. The scheduler that it returns
 
-* applies the rule of the paper's section 4.1: when validation top-1 fell below the epoch before, halve the rate. The
-  rates follow from the accuracies in summary.csv alone, so that a resumed run goes on with the right one;
-* seeds Python, NumPy and torch from (seed, epoch, rank) before every epoch, because the checkpoint holds no random
+* applies the rule of the paper's section 4.1: halve the rate when validation top-1 is lower than one epoch before. The
+  rates depend only on the accuracies in summary.csv, so a resumed run continues with the right one;
+* seeds Python, NumPy and torch from (seed, epoch, rank) before every epoch, because checkpoints contain no random
   state; with ``--workers 0`` a resumed run then equals an uninterrupted one;
-* stops a run whose loss is no number before summary.csv or a checkpoint is touched, and reports the time left.
+* stops a run whose loss is not finite before summary.csv or a checkpoint is written, and reports the remaining time.
 
-timm's own plateau scheduler is another rule: it compares with the best epoch so far, halves on ties, and forgets on
-resume.
+timm's plateau scheduler follows a different rule: it compares with the best epoch so far, also halves on ties, and
+loses its state on resume.
 """
 
 import math
@@ -29,20 +29,21 @@ from timm.scheduler.scheduler import Scheduler
 
 from timm_landmark.runs.folder import read_summary, tidy_summary
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.patching import replaced
 from timm_landmark.utils.text import say
 
 REPORT_SECONDS = 30.0
 
 
 def paper_rates(base: float, accuracies: Sequence[float]) -> list[float]:
-    """The rates of epochs 0, 1, ..., len(accuracies) by the paper's rule (section 4.1).
+    """The learning rates of epochs 0, 1, ..., len(accuracies) by the paper's rule (section 4.1).
 
     Args:
-        base: The first epoch's rate.
+        base: The rate of the first epoch.
         accuracies: Validation top-1 of the epochs trained so far.
 
     Returns:
-        One rate more than accuracies: the last one is for the epoch to come. Halving is exact in floating point.
+        One rate more than accuracies; the last one is for the next epoch. Halving is exact in floating point.
     """
     rates = [base]
     for epoch in range(len(accuracies)):
@@ -52,7 +53,7 @@ def paper_rates(base: float, accuracies: Sequence[float]) -> list[float]:
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """Seeds Python, NumPy and torch (every device) for one epoch of one process."""
+    """Seeds Python, NumPy and torch (on all devices) for one epoch in one process."""
     state = np.random.SeedSequence([seed, epoch, rank]).generate_state(3, np.uint64)
     random.seed(int(state[0]))
     np.random.seed(int(state[1]) % 2**32)
@@ -60,11 +61,11 @@ def seed_epoch(seed: int, epoch: int, rank: int) -> None:
 
 
 class PaperRate(Scheduler):
-    """The paper's rule as a scheduler of timm's kind; ``initial_lr`` of the optimizer's groups is the base.
+    """The paper's rule as a timm scheduler; ``initial_lr`` of the optimizer's parameter groups is the first rate.
 
     Args:
-        optimizer: The optimizer whose groups' ``lr`` it sets (times ``lr_scale`` where a group has one).
-        run: The run folder; its summary.csv holds the accuracies of a run that is resumed.
+        optimizer: The optimizer whose groups' ``lr`` is set (times ``lr_scale`` if a group has one).
+        run: The run folder; on resume the accuracies are read from its summary.csv.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, run: Path) -> None:
@@ -76,16 +77,16 @@ class PaperRate(Scheduler):
         return [paper_rates(base, self.accuracies[:t])[-1] for base in self.base_values]
 
     def step(self, epoch: int, metric: float | None = None) -> None:
-        """Sets the rate of ``epoch``; ``metric`` is the top-1 of the epoch before, None on resume.
+        """Sets the rate of ``epoch``; ``metric`` is the top-1 of the previous epoch, None on resume.
 
         Raises:
-            UserError: If summary.csv lacks an epoch that the rule needs.
+            UserError: If an epoch that the rule needs is missing from summary.csv.
         """
         if metric is None:
             rows = read_summary(Path(self.run))[:epoch]
             if [int(row["epoch"]) for row in rows] != list(range(epoch)):
                 raise UserError(
-                    f"{Path(self.run) / 'summary.csv'} lacks epochs before {epoch}; restore it, or train again"
+                    f"{Path(self.run) / 'summary.csv'}: epochs before {epoch} are missing; restore it, or train again"
                 )
             self.accuracies = [row["eval_top1"] for row in rows]
         else:
@@ -94,16 +95,16 @@ class PaperRate(Scheduler):
 
 
 class Steered:
-    """What the script sees as its scheduler: the real one (or none), with seeding, checks and progress around it.
+    """The scheduler that the script sees: the real one, if any, with seeding, checks and progress reports around it.
 
     Args:
-        scheduler: The paper's rule or a scheduler of timm's; None for a constant rate.
+        scheduler: The paper's rule or one of timm's schedulers; None for a constant rate.
         run: The run folder.
-        seed: The run's seed.
-        rank: This process's number among all.
-        epochs: Epochs of the whole run.
-        updates_per_epoch: Optimizer steps in an epoch.
-        after_epoch: Called on rank 0 with the number of finished epochs, after each.
+        seed: The seed of the run.
+        rank: Rank of this process.
+        epochs: Number of epochs of the whole run.
+        updates_per_epoch: Optimizer steps per epoch.
+        after_epoch: Called on rank 0 after each epoch with the number of finished epochs.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Steered:
         self._started = self._reported = time.monotonic()
 
     def step(self, epoch: int, metric: float | None = None) -> None:
-        """Called by the script after epoch ``epoch - 1``, or on resume (without a metric) before ``epoch``."""
+        """Called by the script after epoch ``epoch - 1``, or on resume, without a metric, before ``epoch``."""
         if self.scheduler is not None:
             self.scheduler.step(epoch, metric)
         if metric is None:
@@ -145,10 +146,10 @@ class Steered:
             self._report(epoch, f"validation top-1 {metric:.2f}")
 
     def step_update(self, num_updates: int, metric: float | None = None) -> None:
-        """Called by the script after every update with the epoch's mean loss so far, or on resume without one.
+        """Called by the script after every update with the epoch's mean loss so far, on resume without one.
 
         Raises:
-            UserError: If the loss is no finite number.
+            UserError: If the loss is not finite.
         """
         if self.scheduler is not None:
             self.scheduler.step_update(num_updates, metric)
@@ -157,8 +158,8 @@ class Steered:
             return
         if not math.isfinite(metric):
             raise UserError(
-                f"the training loss is {metric} in epoch {self._epoch}; the epochs before it are kept in {self._run}. "
-                "Train again into another --output with a lower --lr"
+                f"the training loss is {metric} in epoch {self._epoch}; earlier epochs are kept in {self._run}. "
+                "Train again with a lower --lr and another --output"
             )
         if self._rank == 0 and time.monotonic() - self._reported > REPORT_SECONDS:
             self._report(num_updates / self._updates, f"loss {metric:.3f}")
@@ -167,7 +168,7 @@ class Steered:
         self._reported = time.monotonic()
         pace = (self._reported - self._started) / (done - self._first)
         left = f"{_duration(pace * (self.epochs - done))} left" if done < self.epochs else "done"
-        say(f"epoch {done:.4g} of {self.epochs}, {what}, {_duration(pace)} an epoch, {left}")
+        say(f"epoch {done:.4g} of {self.epochs}, {what}, {_duration(pace)} per epoch, {left}")
 
 
 def _duration(seconds: float) -> str:
@@ -185,15 +186,15 @@ def installed(
     after_epoch: Callable[[int], None],
     before_training: Callable[[torch.optim.Optimizer, Steered], None] | None = None,
 ) -> Iterator[None]:
-    """Puts the hook in place of ``timm.scheduler.create_scheduler_v2`` for the length of the block.
+    """Replaces ``timm.scheduler.create_scheduler_v2`` with the hook for the length of the block.
 
     Args:
         run: The run folder.
-        seed: The run's seed.
-        rank: This process's number among all.
-        paper: True for the paper's rule; False leaves the rate to timm's scheduler of the options.
-        after_epoch: Called on rank 0 with the number of finished epochs, after each.
-        before_training: Called in every process with optimizer and scheduler, when training is about to begin.
+        seed: The seed of the run.
+        rank: Rank of this process.
+        paper: True applies the paper's rule; False uses the timm scheduler that the options name.
+        after_epoch: Called on rank 0 after each epoch with the number of finished epochs.
+        before_training: Called in every process with optimizer and scheduler, just before training begins.
     """
     original = timm.scheduler.create_scheduler_v2
 
@@ -208,8 +209,5 @@ def installed(
             before_training(optimizer, steered)
         return steered, epochs
 
-    timm.scheduler.create_scheduler_v2 = create_scheduler
-    try:
+    with replaced(timm.scheduler, "create_scheduler_v2", create_scheduler):
         yield
-    finally:
-        timm.scheduler.create_scheduler_v2 = original

@@ -1,9 +1,9 @@
-"""The stand-in: trains where timm's train.py, which is in no timm wheel, is not at hand.
+"""The stand-in: trains without timm's train.py, which timm's wheels do not include.
 
-It is made of timm's own parts, takes the same recipe and command line for the options that the recipes use and refuses
-every other, writes the same files, and on the same seed the same ``summary.csv``. One process, no mixed precision, no
-distillation: for those, fetch timm's script. It makes its model, data, optimizer and batches in the script's order,
-because the random numbers are drawn in that order.
+It is built from timm's own parts, supports the command line options that the recipe uses and rejects all others. With
+the same seed it writes the same files as timm's script and the same ``summary.csv``. It runs in one process, without
+mixed precision or distillation; use timm's script for those. Model, data, optimizer and batches are created in the
+order of the script, because random numbers are drawn in that order.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import yaml
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler.scheduler import Scheduler
 from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import AverageMeter, CheckpointSaver, ParseKwargs, accuracy, random_seed, update_summary
 from torch import nn
@@ -29,34 +30,34 @@ from timm_landmark.utils.parser import Parser
 
 
 class StandIn:
-    """Takes the place of :class:`timm_landmark.training.timm_script.TrainScript`."""
+    """Used instead of :class:`timm_landmark.training.timm_script.TrainScript`."""
 
-    title = "the built-in stand-in (timm's train.py is not at hand: --train-script or --fetch-script)"
+    title = "the built-in stand-in (timm's train.py was not found; see --train-script and --fetch-script)"
 
     def __init__(self) -> None:
         self.parser = _parser()
 
     def describe(self) -> dict[str, str | None]:
-        """What ``run.json`` says of the trainer."""
+        """What ``run.json`` records about the trainer."""
         return {"kind": "stand-in", "timm": timm.__version__, "script_commit": None, "script_sha256": None}
 
     def run(self, argv: Sequence[str]) -> None:
         """Trains as ``python train.py *argv`` would.
 
         Raises:
-            UserError: For an option that the stand-in has not.
+            UserError: For an option that the stand-in does not have.
         """
         config = Parser(prog="stand-in", add_help=False, allow_abbrev=False)
         config.add_argument("-c", "--config", type=Path)
         known, remaining = config.parse_known_args(argv)
-        parser = _parser()  # a new one: defaults of an earlier run are none of this one's
+        parser = _parser()  # a new one, without the defaults of an earlier run
         if known.config:
             parser.set_defaults(**yaml.safe_load(known.config.read_text(encoding="utf-8")))
         _train(parser.parse_args(remaining))
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options of timm's train.py that the recipes and ``timm-landmark train`` use, with its types and defaults."""
+    """The options of timm's train.py that the recipe and ``timm-landmark train`` use, with its types and defaults."""
     parser = Parser(prog="stand-in for timm's train.py", add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("--data-dir")
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--opt-betas", type=float, nargs="+")
     add("--momentum", type=float, default=0.9)
     add("--weight-decay", type=float, default=2e-5)
-    add("--sched", default="cosine", choices=("plateau",))  # what the recipes name; timm's script has the others
+    add("--sched", default="cosine", choices=("plateau",))  # the recipe's; timm's script has more
     add("--lr", type=float)
     add("--min-lr", type=float, default=0)
     add("--epochs", type=int, default=300)
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(args: argparse.Namespace) -> None:
     options = yaml.safe_dump(vars(args), default_flow_style=False)
     device = torch.device(args.device)
-    if device.type == "cuda":  # as the script does
+    if device.type == "cuda":  # like the script
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     random_seed(args.seed, 0)
@@ -131,15 +132,15 @@ def _train(args: argparse.Namespace) -> None:
         max_history=args.checkpoint_hist,
         task=task,
     )
-    scheduler, epochs = timm.scheduler.create_scheduler_v2(
-        optimizer, **timm.scheduler.scheduler_kwargs(args), updates_per_epoch=len(train_loader)
-    )
+    schedule: dict[str, Any] = timm.scheduler.scheduler_kwargs(args)
+    scheduler, epochs = timm.scheduler.create_scheduler_v2(optimizer, **schedule, updates_per_epoch=len(train_loader))
+    assert scheduler is not None  # it is only for `--sched none`
     if start:
         scheduler.step(start)
     for epoch in range(start, epochs):
         if hasattr(train_loader.dataset, "set_epoch"):
             train_loader.dataset.set_epoch(epoch)
-        trained = _train_epoch(epoch, task, train_loader, optimizer, scheduler)
+        trained = _train_epoch(epoch, model, task, train_loader, optimizer, scheduler)
         validated = _validate(model, eval_loader, device)
         rates = [group["lr"] for group in optimizer.param_groups]
         update_summary(
@@ -157,7 +158,7 @@ def _train(args: argparse.Namespace) -> None:
 def _loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
     config = resolve_data_config(vars(args), model=model)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
-    sets = [
+    sets: list[Any] = [
         create_dataset(
             args.dataset,
             root=args.data_dir,
@@ -191,9 +192,14 @@ def _loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -
 
 
 def _train_epoch(
-    epoch: int, task: ClassificationTask, loader: Any, optimizer: torch.optim.Optimizer, scheduler: Any
+    epoch: int,
+    model: nn.Module,
+    task: ClassificationTask,
+    loader: Any,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler,
 ) -> OrderedDict[str, float]:
-    task.get_trainable_module().train()
+    model.train()
     losses = AverageMeter()
     optimizer.zero_grad()
     for index, (images, target) in enumerate(loader):
