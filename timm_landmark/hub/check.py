@@ -13,23 +13,24 @@ from timm_landmark.data.check import SUMS, check_dataset, check_files, read_sums
 from timm_landmark.data.layout import FILES, ClassRow, read_rows
 from timm_landmark.hub.config import id_and_name, read_config
 from timm_landmark.hub.exported import PREFIX, fetch, read_tensors
+from timm_landmark.runs.folder import INFO
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS, split_revision
+from timm_landmark.utils.hub_errors import split_revision
+from timm_landmark.utils.hub_files import CARD, CONFIG, VECTORS, WEIGHTS
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import printable, say
 
-VECTORS, CARD = "test_vectors.safetensors", "README.md"
 HUB_FILES = {".gitattributes"}  # which the Hub puts into every repository
 
-# What a user would write. Arguments: the model's name, the test vectors, the module path. The path is set before any
+# What a user would write. Arguments: the model's name, the test vectors, the weights' file name, the module path. The path is set before any
 # import, because `python -c` looks for modules in the current folder first; the overlay keeps timm from any pickle.
 _LOAD = """
 import sys
-sys.path[:] = sys.argv[3:]
+sys.path[:] = sys.argv[4:]
 import json
 import timm, timm_landmark, torch
 from safetensors.torch import load_file
-overlay = dict(hf_hub_filename="model.safetensors", custom_load=False)
+overlay = dict(hf_hub_filename=sys.argv[3], custom_load=False)
 model = timm.create_model(sys.argv[1], pretrained=True, pretrained_cfg_overlay=overlay).eval()
 vectors = load_file(sys.argv[2])
 with torch.inference_mode():
@@ -95,7 +96,7 @@ def check_model(source: str) -> list[str]:
 
 def _sums(source: str, folder: Path) -> Iterator[str]:
     sums = read_sums(folder)
-    for needed in (WEIGHTS, CONFIG, VECTORS, CARD, "run.json"):
+    for needed in (WEIGHTS, CONFIG, VECTORS, CARD, INFO):
         if needed not in sums:
             yield f"{needed}: not in {SUMS}"
     for problem in check_files(folder, sums):
@@ -147,7 +148,7 @@ def _vectors(source: str, folder: Path) -> Iterator[str]:
         return
     name = source if source.startswith(PREFIX) else f"local-dir:{folder}"
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS), *_module_path(folder)],
+        [sys.executable, "-W", "ignore", "-c", _LOAD, name, str(folder / VECTORS), WEIGHTS, *_module_path(folder)],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -176,7 +177,7 @@ def _card(source: str, folder: Path) -> Iterator[str]:
 
     try:
         stated = metrics((folder / CARD).read_text(encoding="utf-8"))
-        measured = run_metrics(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        measured = run_metrics(json.loads((folder / INFO).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         yield f"{Path(str(error.filename)).name}: missing"
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from timm_landmark.data.layout import ClassRow
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.hub_errors import CONFIG
+from timm_landmark.utils.hub_files import CONFIG
 from timm_landmark.utils.text import printable
 
 MOST_PIXELS = 2048  # a side of the picture before its centre crop; timm's own models stay below 1200

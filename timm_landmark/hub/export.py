@@ -16,17 +16,17 @@ from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.hub.config import class_names
 from timm_landmark.hub.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.runs.folder import INFO, SUMMARY
 from timm_landmark.runs.model import Run, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
-from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS
+from timm_landmark.utils.hub_files import CARD, CONFIG, LICENSE, ONNX, VECTORS, WEIGHTS
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import printable, say
 
 if TYPE_CHECKING:
     from torch import nn
 
-VECTORS, ONNX, CARD = "test_vectors.safetensors", "model.onnx", "README.md"
 SEED, VECTOR_IMAGES = 0, 2
 TOLERANCE = 1e-4  # of the largest logit's size, or of 1: what float32 sums in another order come to, with room
 ONNX_TOLERANCE = 1e-3
@@ -181,10 +181,10 @@ def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> N
     measured = _measure(model, run, dtype, tolerance)
     card = render_card(run, name, classes, measured, licence)
     write_atomic(folder / CARD, card)
-    write_atomic(folder / "LICENSE", _licence_note(run, classes, licence))
-    write_json(folder / "run.json", {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
+    write_atomic(folder / LICENSE, _licence_note(run, classes, licence))
+    write_json(folder / INFO, {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
     write_rows(folder, ClassRow, classes)
-    write_atomic(folder / "summary.csv", (run.path / "summary.csv").read_bytes())
+    write_atomic(folder / SUMMARY, (run.path / SUMMARY).read_bytes())
 
 
 def harmless(row: ClassRow) -> ClassRow:

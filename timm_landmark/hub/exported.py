@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from timm_landmark.hub.config import ModelConfig, read_config
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_cache import drop, is_sound
-from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS, explain, split_revision
+from timm_landmark.utils.hub_errors import explain, split_revision
+from timm_landmark.utils.hub_files import CONFIG, LICENSE, WEIGHTS
 from timm_landmark.utils.text import printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf-hub:"
 # All that is ever fetched; a pickle in a repository stays there.
-PATTERNS = ["*.safetensors", "*.json", "*.csv", "*.txt", "*.md", "LICENSE", "*.onnx"]
+PATTERNS = ["*.safetensors", "*.json", "*.csv", "*.txt", "*.md", LICENSE, "*.onnx"]
 
 
 def fetch(source: str, cache_dir: str | Path | None = None) -> Path:

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_files import ONNX, VECTORS
 
 
 def export_onnx(folder: Path, tolerance: float) -> float:
@@ -29,8 +30,8 @@ def export_onnx(folder: Path, tolerance: float) -> float:
     from timm_landmark.hub.exported import load_model, read_tensors
 
     model, _ = load_model(str(folder))
-    vectors, _ = read_tensors(folder / "test_vectors.safetensors")
-    path = folder / "model.onnx"
+    vectors, _ = read_tensors(folder / VECTORS)
+    path = folder / ONNX
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -5,11 +5,12 @@ import hashlib
 from pathlib import Path
 
 from timm_landmark.data.check import SUMS, read_sums
-from timm_landmark.hub.check import CARD, HUB_FILES, check_model
+from timm_landmark.hub.check import HUB_FILES, check_model
 from timm_landmark.hub.config import ModelConfig, read_config
 from timm_landmark.hub.model_card import with_repository
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.hub_errors import WEIGHTS, explain
+from timm_landmark.utils.hub_errors import explain
+from timm_landmark.utils.hub_files import CARD, CONFIG, WEIGHTS
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import printable, say
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
         UserError: For a bad repository name, a missing token, or what the Hub refuses.
     """
     options = _parser().parse_args(argv)
-    if options.folder.is_dir() and not (options.folder / "config.json").is_file():
+    if options.folder.is_dir() and not (options.folder / CONFIG).is_file():
         raise UserError(f"{options.folder} is no exported model; make one with `timm-landmark export`")
     check_name(options.repository)
     if problems := check_model(str(options.folder)):

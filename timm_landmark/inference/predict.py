@@ -15,19 +15,21 @@ from PIL import Image
 from timm_landmark.data.images import settle_process
 from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.hub.config import id_and_name
+from timm_landmark.hub.exported import PREFIX, load_model
 from timm_landmark.inference.answers import Answer, Guess, Label, probabilities
 from timm_landmark.inference.gallery import check_page
 from timm_landmark.inference.photos import STORED, Photo, find_photos, read_photos, squashed, true_class
+from timm_landmark.runs.folder import INFO
+from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_files import CONFIG
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,7 @@ def load_namer(source: str, device: str | None = None) -> Namer:
 
     device = device or default_device()
     check_device(device)
-    if source.startswith(HUB) or (Path(source) / "config.json").is_file():
-        from timm_landmark.hub.exported import load_model
-
+    if source.startswith(PREFIX) or (Path(source) / CONFIG).is_file():
         model, config = load_model(source)
         if not config.num_classes:
             raise UserError(
@@ -111,9 +111,7 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         title = f"{config.architecture} of {source}"
         labels = [Label(*pair) for pair in zip(config.landmark_ids, config.names, strict=True)]
         settings = config.transform
-    elif (Path(source) / "run.json").is_file():
-        from timm_landmark.runs.model import load_run, load_run_model
-
+    elif (Path(source) / INFO).is_file():
         run = load_run(Path(source))
         labels = [class_label(row) for row in read_rows(run.path, ClassRow)]
         if len(labels) != run.num_classes:
@@ -123,8 +121,8 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         settings = {name: getattr(run, name) for name in names}
     else:
         raise UserError(
-            f"{source} is neither a run (run.json) nor an exported model (config.json); a repository on the Hub is "
-            f"written {HUB}ORG/NAME"
+            f"{source} is neither a run ({INFO}) nor an exported model ({CONFIG}); a repository on the Hub is "
+            f"written {PREFIX}ORG/NAME"
         )
     _, *sides = settings["input_size"]
     return Namer(

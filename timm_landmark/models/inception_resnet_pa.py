@@ -23,6 +23,7 @@ from timm.models.inception_resnet_v2 import InceptionResnetV2
 from torch import nn
 
 from timm_landmark.models.pretrained import build_model
+from timm_landmark.utils.hub_files import WEIGHTS
 
 __all__ = ["InceptionResnetPa", "PreActResidual", "inception_resnet_pa"]
 
@@ -168,7 +169,7 @@ default_cfgs = generate_default_cfgs(
     {
         "inception_resnet_pa.gld_1k": {
             "hf_hub_id": "timm-landmark/inception_resnet_pa.gld_1k",
-            "hf_hub_filename": "model.safetensors",
+            "hf_hub_filename": WEIGHTS,
             "num_classes": 1000,
             "input_size": (3, 224, 224),
             "min_input_size": (3, 160, 160),  # unpadded convolutions

@@ -9,7 +9,8 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
 from timm_landmark.utils.hub_cache import cached, drop, is_sound
-from timm_landmark.utils.hub_errors import WEIGHTS, PretrainedError, explain
+from timm_landmark.utils.hub_errors import PretrainedError, explain
+from timm_landmark.utils.hub_files import WEIGHTS
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

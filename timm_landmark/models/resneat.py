@@ -19,6 +19,7 @@ from torch import nn
 
 from timm_landmark.layers import ChannelAttention2d
 from timm_landmark.models.pretrained import build_model
+from timm_landmark.utils.hub_files import WEIGHTS
 
 __all__ = ["ChannelAttentionBottleneck", "resneat50", "resneat101"]
 
@@ -109,7 +110,7 @@ class ChannelAttentionBottleneck(nn.Module):
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
-        "hf_hub_filename": "model.safetensors",
+        "hf_hub_filename": WEIGHTS,
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),

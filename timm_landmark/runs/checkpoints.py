@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.runs.folder import best_epoch, read_summary, tidy_summary
+from timm_landmark.runs.folder import SUMMARY, best_epoch, read_summary, tidy_summary
 from timm_landmark.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def settle(path: Path, metric: str = "top1", keep: int = 1) -> int:
     tidy_summary(path, last + 1)
     rows = read_summary(path)
     if [int(row["epoch"]) for row in rows] != list(range(last + 1)):
-        raise UserError(f"{path / 'summary.csv'} lacks epochs before {last + 1}; restore it, or train again")
+        raise UserError(f"{path / SUMMARY} lacks epochs before {last + 1}; restore it, or train again")
     best = best_epoch(rows, metric)
     if checkpoint_epoch(path / BEST) != best:
         _link(best_checkpoint(path, metric), path / BEST)

@@ -17,6 +17,9 @@ from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
 
 
+INFO, ARGS, SUMMARY = "run.json", "args.yaml", "summary.csv"
+
+
 def read_run_info(path: Path) -> dict[str, Any]:
     """Reads ``run.json``.
 
@@ -24,18 +27,18 @@ def read_run_info(path: Path) -> dict[str, Any]:
         UserError: If the folder or the file is missing, or the file is not JSON.
     """
     try:
-        return json.loads((path / "run.json").read_text(encoding="utf-8"))
+        return json.loads((path / INFO).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not a run (run.json is missing); make one with `timm-landmark train`") from None
     except ValueError as error:
-        raise UserError(f"{path / 'run.json'} is not JSON ({error}); restore it or train again") from None
+        raise UserError(f"{path / INFO} is not JSON ({error}); restore it or train again") from None
 
 
 def update_info(path: Path, **values: Any) -> dict[str, Any]:
     """Sets top-level ``values`` in ``run.json`` (made if missing) atomically; returns the whole."""
-    info = read_run_info(path) if (path / "run.json").exists() else {}
+    info = read_run_info(path) if (path / INFO).exists() else {}
     info.update(values)
-    write_json(path / "run.json", info)
+    write_json(path / INFO, info)
     return info
 
 
@@ -48,13 +51,13 @@ def read_args(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        args = yaml.safe_load((path / "args.yaml").read_text(encoding="utf-8"))
+        args = yaml.safe_load((path / ARGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not a run (args.yaml is missing); make one with `timm-landmark train`") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path / 'args.yaml'} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path / ARGS} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(args, dict) or not args.get("model"):
-        raise UserError(f"{path / 'args.yaml'} names no model; it is not the file that timm's train script writes")
+        raise UserError(f"{path / ARGS} names no model; it is not the file that timm's train script writes")
     return args
 
 
@@ -64,7 +67,7 @@ def read_summary(path: Path) -> list[dict[str, float]]:
     Repeated header lines, which timm's train script writes on resume, and a last line torn by a kill are passed over;
     of an epoch trained twice the later row counts.
     """
-    file = Path(path) / "summary.csv"
+    file = path / SUMMARY
     if not file.exists():
         return []
     header: list[str] = []
@@ -87,7 +90,7 @@ def tidy_summary(path: Path, epochs: int) -> None:
 
     The lines themselves are kept as the trainer wrote them, to the last digit.
     """
-    file = Path(path) / "summary.csv"
+    file = path / SUMMARY
     if not file.exists():
         return
     text = file.read_bytes().decode()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_landmark.data.address import Address, Place, place
 from timm_landmark.runs.checkpoints import best_checkpoint, load_model_weights
-from timm_landmark.runs.folder import read_args, read_run_info
+from timm_landmark.runs.folder import ARGS, read_args, read_run_info
 from timm_landmark.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -102,6 +102,6 @@ def load_run_model(run: Run, device: "str | torch.device" = "cpu") -> "nn.Module
         model.load_state_dict(load_model_weights(run.checkpoint))
     except (RuntimeError, TypeError) as error:
         raise UserError(
-            f"{run.checkpoint} does not fit {run.model} of {run.path / 'args.yaml'}: {first_line(error, 120)}"
+            f"{run.checkpoint} does not fit {run.model} of {run.path / ARGS}: {first_line(error, 120)}"
         ) from None
     return model.to(device).eval()

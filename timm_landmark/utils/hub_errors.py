@@ -6,7 +6,6 @@ from pathlib import Path
 
 from timm_landmark.utils.errors import UserError, first_line
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the only files that are ever read to build a model
 UNPUBLISHED = "timm-landmark/"  # the namespace of the registry's own weight sets, none of which is published yet
 OWN_WEIGHTS = (
     "build the model without pretrained=True, or load weights of your own: create_model('hf-hub:ORG/NAME', "
