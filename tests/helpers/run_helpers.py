@@ -8,7 +8,6 @@ import timm
 import torch
 import yaml
 
-import timm_landmark  # noqa: F401
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
 from timm_landmark.utils.machine import machine_info
 

@@ -128,9 +128,9 @@ def test_what_is_no_configuration(folder, capsys, content):
     [
         ("model_args.nosuch", 1, "does not work as its config.json says (TypeError"),
         ("model_args.kwargs_filter", ["num_classes"], "its output has the shape (1, 1000), not (1, 3)"),
-        ("model_args.layers", [2, 1, 1, 1], "its tensors are not those of test_resnet"),
+        ("model_args.layers", [2, 1, 1, 1], "its tensors do not fit test_resnet"),
         ("pretrained_cfg.nosuch", 1, "does not work as its config.json says (TypeError"),
-        ("pretrained_cfg.label_offset", 1, "its tensors are not those of test_resnet"),
+        ("pretrained_cfg.label_offset", 1, "its tensors do not fit test_resnet"),
     ],
 )
 def test_what_the_model_itself_refuses(folder, capsys, place, value, says):

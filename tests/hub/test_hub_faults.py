@@ -31,10 +31,10 @@ NAMED = {
     "a name that is none": ("no name of a Hub repository", "ORG/NAME"),
 }
 BUILT = {
-    "tensors of another model": ("org/other: its tensors are not those of resneat50", "config.json"),
+    "tensors of another model": ("org/other: its tensors do not fit resneat50", "config.json"),
     "not published": ("no weights are published at timm-landmark/resneat50.gld_1k", "pretrained_cfg_overlay"),
-    "another class count": ("weights have 3 classes, its configuration says 10", "num_classes=3"),
-    "another class count, mine": ("weights have 3 classes, its configuration says 10", "num_classes=3"),
+    "another class count": ("weights have 3 classes, but its configuration has 10", "num_classes=3"),
+    "another class count, mine": ("weights have 3 classes, but its configuration has 10", "num_classes=3"),
     "loopback down": ("the Hub cannot be reached", "HF_ENDPOINT"),
     "disk full": ("no room for model.safetensors", "make room"),
 }

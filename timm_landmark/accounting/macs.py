@@ -194,8 +194,6 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
     """A model in evaluation mode with random weights, and an input (1, C, P, P) of zeros for it."""
     import timm
 
-    import timm_landmark  # noqa: F401  (registers the models)
-
     if not timm.is_model(name):
         from difflib import get_close_matches
 

@@ -16,7 +16,6 @@ from typing import Any
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
 
-
 INFO, ARGS, SUMMARY = "run.json", "args.yaml", "summary.csv"
 
 

@@ -47,8 +47,6 @@ def load_run(path: Path) -> Run:
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
-    import timm_landmark  # noqa: F401  (registers the models, whose defaults are asked for)
-
     model = args["model"]
     default = get_pretrained_cfg(model)
     config = resolve_data_config(args, pretrained_cfg=default.to_dict() if default else None)
@@ -79,8 +77,6 @@ def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
         changes: Arguments of ``timm.create_model`` that replace the run's.
     """
     from timm import create_model
-
-    import timm_landmark  # noqa: F401  (registers the models)
 
     arguments = {
         "num_classes": args["num_classes"],

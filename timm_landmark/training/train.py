@@ -96,8 +96,6 @@ def recipe_path() -> Path:
 def _train(model: str, own: argparse.Namespace, extra: Sequence[str]) -> int:
     from timm.utils import is_distributed_env, world_info_from_env
 
-    import timm_landmark  # noqa: F401  (registers the models before the script asks for one)
-
     _, rank, processes = world_info_from_env() if is_distributed_env() else (0, 0, 1)
     trainer = _trainer(own.train_script, processes)
     given = checks.parse_options(trainer.parser, extra, trainer.title)
