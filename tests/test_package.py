@@ -119,7 +119,7 @@ def wheel(tmp_path_factory) -> Path:
     isolation = ["--no-build-isolation"] if _has_hatchling() else []
     done = subprocess.run([*pip, *isolation, str(ROOT)], capture_output=True, text=True)
     if done.returncode and re.search("No matching distribution|No module named pip|connection", done.stderr):
-        pytest.skip(f"the wheel's builder, hatchling, cannot be had: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"the wheel's builder, hatchling, is not available: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
 
@@ -163,7 +163,7 @@ sys.exit(main(["fly"]))
 """
     done = python(code, path=tmp_path)
     assert done.stdout.splitlines() == [str(tmp_path / "timm_landmark" / "__init__.py"), "2048 True"], done.stderr
-    assert done.returncode == 2 and done.stderr.startswith("timm-landmark: error: no verb 'fly'")
+    assert done.returncode == 2 and done.stderr.startswith("timm-landmark: error: unknown verb 'fly'")
 
 
 # the command line

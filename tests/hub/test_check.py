@@ -46,7 +46,7 @@ def flip(path, at):
 
 def test_a_sound_folder(folder, capsys):
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n"
+    assert capsys.readouterr().out == f"{folder}: no problems found\n"
 
 
 def test_a_flipped_byte_anywhere_is_found(folder, no_process):
@@ -104,7 +104,7 @@ def test_weights_whose_answers_are_no_numbers_are_found(folder, capsys):
 def test_weights_that_do_not_load_are_said(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     problems = "\n".join(check_model(str(folder)))
-    assert "does not load with timm in a fresh process" in problems and "model.safetensors: changed" in problems
+    assert "cannot be loaded with timm in a new process" in problems and "model.safetensors: changed" in problems
 
 
 def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
@@ -121,27 +121,29 @@ def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
 def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
     monkeypatch.setattr("timm_landmark.hub.check._LOAD", "pass")
     (problem,) = check_model(str(folder))
-    assert problem == "model.safetensors: does not load with timm in a fresh process (no message)"
+    assert problem == "model.safetensors: cannot be loaded with timm in a new process (no message)"
 
 
 def test_class_count_and_labels(folder, no_process):
     edited(folder, "config.json", lambda config: config["label_names"].pop())
     assert any("2 label_names for 3 classes" in problem for problem in check_model(str(folder)))
     edited(folder, "config.json", lambda config: config.update(label_names=["Class 0", "Class 2", "Class 1"]))
-    assert any("not those of classes.csv" in problem for problem in check_model(str(folder)))
+    assert any("differ from classes.csv" in problem for problem in check_model(str(folder)))
     edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2, landmark_ids=[]))
-    assert any("2 classes, classes.csv has 3" in problem for problem in check_model(str(folder)))
+    assert any("2 classes, but classes.csv has 3" in problem for problem in check_model(str(folder)))
 
 
 def test_a_config_that_asks_for_a_pickle_is_said(folder, no_process):
     edited(folder, "config.json", lambda config: config["pretrained_cfg"].update(hf_hub_filename="x.bin"))
-    assert any("asks for 'x.bin' instead of model.safetensors" in problem for problem in check_model(str(folder)))
+    assert any(
+        "names 'x.bin' as weights instead of model.safetensors" in problem for problem in check_model(str(folder))
+    )
 
 
 def test_figures_of_the_card_against_the_runs(folder, no_process):
     edited(folder, "run.json", lambda info: info["evaluation"]["test"]["top1"].update(value=0.9))
     (problem,) = check_model(str(folder))
-    assert problem == "README.md: top-1 on test is 0.6666666666666666, run.json says 0.9"
+    assert problem == "README.md: top-1 on test is 0.6666666666666666, but 0.9 in run.json"
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card.replace("model-index:", "model_index:"))
     write_sums(folder)
@@ -174,7 +176,7 @@ def test_a_tolerance_that_is_no_number(folder):
     vectors = load_file(folder / "test_vectors.safetensors")
     save_file(vectors, folder / "test_vectors.safetensors", metadata={"tolerance": "inf"})
     write_sums(folder)
-    assert check_model(str(folder)) == ["test_vectors.safetensors: has not the input, the logits and their tolerance"]
+    assert check_model(str(folder)) == ["test_vectors.safetensors: must contain an input, its logits and a tolerance"]
 
 
 def test_a_prepared_data_set_is_seen(tmp_path, capsys):
@@ -201,7 +203,10 @@ def test_a_repository_on_the_hub(tmp_path):
     with LoopbackHub() as hub:
         hub.add("org/good", files)
         hub.add("org/bad", {**files, "README.md": files["README.md"] + b".", "x.pth": b"x", ".gitattributes": b""})
-        for repo, code, says in (("good", 0, ["sound"]), ("bad", 1, ["README.md: changed", "x.pth: foreign"])):
+        for repo, code, says in (
+            ("good", 0, ["no problems found"]),
+            ("bad", 1, ["README.md: changed", "x.pth: unexpected"]),
+        ):
             child = subprocess.run(
                 [sys.executable, "-m", "timm_landmark.cli", "check", f"hf-hub:org/{repo}"],
                 env=hub.env(tmp_path / "cache"), capture_output=True, text=True,

@@ -67,15 +67,16 @@ INCONSISTENT = [
     ("num_classes", math.inf, ["num_classes inf"]),
     ("num_classes", -1, ["num_classes -1"]),
     ("num_classes", True, ["num_classes True"]),
+    ("num_classes", False, ["num_classes False"]),
     ("label_names", 7, ["label_names"]),
     ("label_names", ["a", "b", 3], ["label_names"]),
     ("label_descriptions", ["a"], ["label_descriptions"]),
     ("landmark_ids", [0, 1, 2], ["landmark_ids"]),
     ("landmark_ids", ["0"], ["1 landmark_ids for 3 classes"]),
     ("num_classes", 10**12, ["num_classes 1000000000000"]),
-    ("architecture", "no\x1b[31mthing", ["no architecture 'no"]),
-    ("architecture", 7, ["no architecture 7"]),
-    ("pretrained_cfg", [], ["not what"]),
+    ("architecture", "no\x1b[31mthing", ["unknown architecture 'no"]),
+    ("architecture", 7, ["unknown architecture 7"]),
+    ("pretrained_cfg", [], ["not written by"]),
     ("pretrained_cfg.tag", "\x1b[31m", ["tag"]),
 ]
 BAD_TRANSFORMS = [
@@ -126,10 +127,10 @@ def test_what_is_no_configuration(folder, capsys, content):
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        ("model_args.nosuch", 1, "does not work as its config.json says (TypeError"),
+        ("model_args.nosuch", 1, "cannot be built from its config.json (TypeError"),
         ("model_args.kwargs_filter", ["num_classes"], "its output has the shape (1, 1000), not (1, 3)"),
         ("model_args.layers", [2, 1, 1, 1], "its tensors do not fit test_resnet"),
-        ("pretrained_cfg.nosuch", 1, "does not work as its config.json says (TypeError"),
+        ("pretrained_cfg.nosuch", 1, "cannot be built from its config.json (TypeError"),
         ("pretrained_cfg.label_offset", 1, "its tensors do not fit test_resnet"),
     ],
 )

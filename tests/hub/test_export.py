@@ -307,7 +307,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path):
         main([str(run), "--output", str(tmp_path / "f")])
     from timm_landmark.runs.checkpoints import load_model_weights
 
-    with pytest.raises(UserError, match="asks for code to be run, which was refused"):
+    with pytest.raises(UserError, match="loading it would run code, which is not allowed"):
         load_model_weights(run / "model_best.pth.tar")
     assert not (tmp_path / "ran").exists()
 

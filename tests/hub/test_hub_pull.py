@@ -86,5 +86,5 @@ for call in (lambda: timm.create_model("resneat50", pretrained=True), lambda: fe
         )  # fmt: skip
     first, second = child.stdout.splitlines()
     assert first.startswith("PretrainedError timm-landmark/resneat50.gld_1k: model.safetensors is not in the cache")
-    assert second.startswith("UserError org/m: config.json is not in the cache and HF_HUB_OFFLINE forbids")
+    assert second.startswith("UserError org/m: config.json is not in the cache and HF_HUB_OFFLINE prevents")
     assert "HF_HUB_OFFLINE=0" in first and "HF_HUB_OFFLINE=0" in second

@@ -80,7 +80,7 @@ def test_resume_takes_the_base_from_the_checkpoint(tmp_path):
 
 def test_a_missing_epoch_is_refused(tmp_path):
     summary(tmp_path, [3.0, 2.0])
-    with pytest.raises(UserError, match=r"summary\.csv lacks epochs before 3"):
+    with pytest.raises(UserError, match=r"summary\.csv: epochs before 3 are missing"):
         PaperRate(optimizer(), tmp_path).step(3)
 
 

@@ -69,9 +69,7 @@ def main(argv: list[str]) -> int:
         )
     for problem in problems:
         say(problem)
-    say(
-        f"{target}: {len(problems)} problem{'s' * (len(problems) != 1)}" if problems else f"{target}: no problems found"
-    )
+    say(f"{target}: {len(problems) or 'no'} problem{'s' * (len(problems) != 1)} found")
     return 1 if problems else 0
 
 

@@ -62,23 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="timm-landmark export",
         description=(
-            "Writes the run's best epoch (the EMA weights if it has them) to a folder for the Hugging Face Hub: weights, "
-            "config.json, model card, licence, test vectors and checksums."
+            "Writes the run's best epoch (the EMA weights if it has them) to a folder for the Hugging Face Hub: "
+            "weights, config.json, model card, licence, test vectors and checksums."
         ),
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --output)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to create")
     parser.add_argument("--name", help="ARCHITECTURE.TAG, such as resneat50.my_landmarks (default tag: name of RUN)")
-    parser.add_argument(
-        "--dtype", choices=("fp32", "fp16"), default="fp32", help="dtype of the weights (default: fp32)"
-    )
-    parser.add_argument(
-        "--license", default="apache-2.0", metavar="ID", help="licence of the weights (default: apache-2.0)"
-    )
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the weights (default: fp32)")
+    parser.add_argument("--license", default="apache-2.0", metavar="ID", help="of the weights (default: apache-2.0)")
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx and check it with onnxruntime")
-    parser.add_argument(
-        "--data", type=place, help="data set of the run, for its release and licence (needed if it was moved)"
-    )
+    parser.add_argument("--data", type=place, help="data set of the run, if it was moved (for release and licence)")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an exported model")
     return parser
 
@@ -120,9 +114,7 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         )
     if place.exists():
         if not overwrite:
-            raise UserError(
-                f"--output {output} already exists; add --overwrite to replace it, or choose another folder"
-            )
+            raise UserError(f"--output {output} already exists; add --overwrite or choose another folder")
         check_replaceable(output)
     try:
         temporary.mkdir(parents=True)
@@ -139,9 +131,7 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         else:
             temporary.rename(place)
     except OSError as error:
-        raise UserError(
-            f"--output {output} cannot be written ({error.strerror or error}); nothing was changed"
-        ) from error
+        raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -164,8 +154,8 @@ def check_replaceable(folder: Path) -> None:
     if foreign := [name for path in inside if (name := path.relative_to(folder).as_posix()) not in own]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"--output {folder} contains {printable(foreign[0])}{more}, not written by an export; move it away first, or "
-            "choose another folder"
+            f"--output {folder} contains {printable(foreign[0])}{more}, not written by an export; move it away first "
+            "or choose another folder"
         )
 
 
@@ -185,7 +175,7 @@ def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> N
     classes = [harmless(row) for row in read_rows(run.path, ClassRow)]
     if len(classes) != run.num_classes:
         raise UserError(
-            f"{run.path}: classes.csv has {len(classes)} classes, the model has {run.num_classes}; train again"
+            f"{run.path}: {len(classes)} classes in classes.csv, {run.num_classes} in the model; train again"
         )
     model = load_run_model(run)
     save_weights(model, folder, name, classes, run, dtype, licence)
@@ -262,7 +252,7 @@ def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, 
     return tolerance
 
 
-def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Measured:
+def _measure(model: Any, run: Run, dtype: str, tolerance: float) -> Measured:
     import torch
 
     from timm_landmark.accounting.macs import count_macs
@@ -274,7 +264,7 @@ def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Meas
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=count.macs,
         activations=count.activations,
-        num_features=getattr(model, "num_features", 0),
+        num_features=model.num_features,
         feature_shapes=_feature_shapes(run),
         attention=any(isinstance(module, ChannelAttention2d) for module in model.modules()),
         ema=bool(run.args.get("model_ema")),
