@@ -1,33 +1,18 @@
-"""A config.json that anyone may have written: predict, check and push say in one line what is wrong with it."""
+"""An untrusted config.json: predict, check and push report in one line what is wrong with it."""
 
 import json
 import math
-import shutil
 
 import pytest
 from PIL import Image
-from run_helpers import make_run
 
 from timm_landmark import cli
 from timm_landmark.data.check import write_sums
 from timm_landmark.hub.config import read_config
-from timm_landmark.hub.export import main as export
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config")
-    export([str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f")])
-    return path / "f"
-
-
-@pytest.fixture
-def folder(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "f")
 
 
 def edit(folder, place, value):
-    """Sets ``pretrained_cfg.crop_pct`` and the like, and writes new sums, as if someone had made the folder so."""
+    """Sets a value such as ``pretrained_cfg.crop_pct`` and updates the checksums."""
     config = json.loads((folder / "config.json").read_text())
     *outer, last = place.split(".")
     inner = config
@@ -39,7 +24,7 @@ def edit(folder, place, value):
 
 
 def told(capsys, folder, *words):
-    """What the three verbs say, which is the same single line."""
+    """Checks that the three verbs print the same single line with these words."""
     photo = folder.parent / "photo.png"
     Image.new("RGB", (90, 70), "teal").save(photo)
     assert cli.main(["predict", str(folder), str(photo), "--device", "cpu"]) == 2

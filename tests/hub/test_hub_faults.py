@@ -1,4 +1,4 @@
-"""Every fault between here and a Hub: an error that names the remedy, nothing half-written, and the next try works."""
+"""Every fault of a Hub gives an error with a remedy, leaves no partial files, and the next try works."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from run_helpers import TINY, make_run
 
 from timm_landmark.hub.export import main as export
 
-# fault -> what the sentence must say: the reason and the remedy
+# fault -> reason and remedy, which must be in the message
 SAYS = {
     "401": ("org/m: the repository does not exist on the Hub or is private", "hf auth login"),
     "403": ("denies access (403)", "token with the required permission"),

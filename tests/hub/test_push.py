@@ -1,4 +1,4 @@
-"""``push``: checked, announced, sent in one commit by huggingface_hub, and what came up is what was exported."""
+"""``push`` checks the folder, lists its files, and uploads exactly these in one commit."""
 
 import hashlib
 import re
@@ -6,27 +6,22 @@ import shutil
 
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
-from run_helpers import make_run
+from run_helpers import make_export
 from timm.models import PretrainedCfg
 
 from timm_landmark import cli
-from timm_landmark.hub.export import main as export
 from timm_landmark.hub.push import check_name
 from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("push")
-    export(
-        [str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f"), "--name", "test_resnet.mine"]
-    )
-    return path / "f"
+    return make_export(tmp_path_factory.mktemp("push"), "--name", "test_resnet.mine", model="test_resnet")
 
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """In this process, and without check's own; test_end_to_end.py has both, fresh."""
+    """Runs push in this process, without the new process of check; test_end_to_end.py tests both."""
 
     def run(hub, *arguments, token=TOKEN):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
@@ -41,7 +36,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def pasted(line):
-    """The printed line, read as Python would."""
+    """Evaluates the printed line as Python."""
     found = {}
     exec(f"cfgs = {{{line.strip().rstrip(',')}}}", {"_cfg": lambda **values: PretrainedCfg(**values)}, found)
     return found["cfgs"]
