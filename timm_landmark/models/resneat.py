@@ -76,8 +76,8 @@ class ChannelAttentionBottleneck(nn.Module):
         self.bn2 = norm_layer(width, **dd)
         self.drop_block = drop_block() if drop_block is not None else nn.Identity()
         self.act2 = act_layer(inplace=True)
-        # timm returns nn.Identity without a layer
-        self.aa: nn.Module = create_aa(aa_layer, width, stride, use_aa, **dd)  # pyright: ignore[reportArgumentType, reportAssignmentType]
+        # nn.Identity if there is no layer
+        self.aa: Any = create_aa(aa_layer, width, stride, use_aa, **dd)  # pyright: ignore[reportArgumentType]
 
         self.attn = ChannelAttention2d(width, outplanes, groups=cardinality, norm_layer=norm_layer, **dd)
         self.se = create_attn(attn_layer, outplanes, **dd)
