@@ -14,7 +14,7 @@ from timm_landmark.hub.export import main as export
 SAYS = {
     "401": ("org/m: the repository does not exist on the Hub or is private", "hf auth login"),
     "403": ("denies access (403)", "token with the required permission"),
-    "429": ("too many requests (429)", "wait"),
+    "429": ("too many requests to the Hub (429)", "wait"),
     "500": ("unavailable (500)", "try again later"),
     "503": ("unavailable (503)", "try again later"),
     "cut": ("the connection was lost", "try again"),
