@@ -1,12 +1,12 @@
-"""Entry point of the command line: starts without torch, so that verbs that only handle files are light.
+"""Entry point of the ``timm-landmark`` command; imports neither torch nor the models.
 
-``timm_landmark`` registers its models at import unless it is this module that imports it; ``timm_landmark.cli`` then
-registers them for the verbs that need them.
+Importing this module before ``timm_landmark`` keeps the package from registering its models at import. The docstring
+of ``timm_landmark`` explains why, and who registers them instead.
 """
 
 
 def main() -> int:
-    """Runs ``timm-landmark VERB ...`` with the process's arguments; returns the exit code."""
+    """Runs ``timm-landmark VERB ...`` with the process's arguments and returns the exit code."""
     from timm_landmark.cli import main
 
     return main()

@@ -55,16 +55,16 @@ def test_from_drawn_data_to_a_named_photo(model, tmp_path):
     env = dict(token=TOKEN, OMP_NUM_THREADS="1")
     with LoopbackHub() as hub, Shell(tmp_path, hub.env(tmp_path / "home", **env)) as run:
         run("synthesize", "--output", "data", "--classes", 3, "--images", 16, "--size", 64, "--seed", 1)
-        assert "sound" in run("check", "data")
+        assert "no problems found" in run("check", "data")
         small = ("--epochs", 2, "--img-size", 64, "-b", 12, "--workers", 0, "--device", "cpu")
         run("train", model, "--data", "data", "--output", "run", *small)
         assert "top-1" in run("evaluate", "run", "--split", "test")
         run("export", "run", "--output", "out", "--name", f"{model}.mine", "--onnx")
-        assert run("check", "out") == "out: sound\n"
-        assert "nothing was sent" in run("push", "out", "org/mine", "--dry-run") and hub.repos == {}
+        assert run("check", "out") == "out: no problems found\n"
+        assert "nothing was uploaded" in run("push", "out", "org/mine", "--dry-run") and hub.repos == {}
         pushed = run("push", "out", "org/mine")
         (pinned,) = re.findall(r'create_model\("(hf-hub:org/mine@[0-9a-f]{40})"', pushed)
-        assert run("check", pinned).endswith("sound\n")
+        assert run("check", pinned).endswith("no problems found\n")
 
         measured = json.loads((tmp_path / "run" / "run.json").read_text())["evaluation"]["test"]
         photos = tmp_path / "data" / "test"

@@ -1,4 +1,4 @@
-"""The package as installed: a silent and light import, three new names, a complete wheel, verbs that answer."""
+"""The installed package: a silent and light import, three new models, a complete wheel, and the command line."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ def python(code: str, *options: str, path: Path | None = None) -> subprocess.Com
 
 
 def test_import_is_silent_light_and_quick():
-    """Warnings are errors, nothing is printed, no optional library comes along, timm's own import takes the time."""
+    """No warnings, no output, no optional libraries, and little time compared with the import of timm."""
     code = """
 import sys, time
 start = time.perf_counter()
@@ -61,7 +61,7 @@ tags = sorted(set(timm.list_models(include_tags=True)) - tags)
 print(json.dumps([before, known(), tags, timm.list_modules(), unknown]))
 """
     before, after, tags, modules, unknown = json.loads(python(code).stdout)
-    assert unknown.startswith("Unknown model (resneat50)"), "timm's own words where the import is forgotten"
+    assert unknown.startswith("Unknown model (resneat50)"), "the error of timm if the import is missing"
     assert after.keys() - before.keys() == NEW
     assert {name: after[name] for name in before} == before, "no name of timm's is overwritten"
     assert set(tags) == {f"{name}.gld_1k" for name in NEW}
@@ -73,7 +73,7 @@ print(json.dumps([before, known(), tags, timm.list_modules(), unknown]))
 
 
 def test_timms_private_modules_are_not_imported():
-    """They move without notice: the first complaint about packages like this one."""
+    """They may change in every release."""
     private = re.compile(r"^timm(\.\w+)*\._")
     found = []
     for file in (ROOT / "timm_landmark").rglob("*.py"):
@@ -86,7 +86,7 @@ def test_timms_private_modules_are_not_imported():
 
 
 def test_no_module_needs_another_system_than_windows():
-    """Each module of the package, imported where what only Unix has cannot be."""
+    """Every module can be imported without the modules that only Unix has."""
     code = """
 import builtins, importlib, pkgutil, sys
 unix = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
@@ -119,7 +119,7 @@ def wheel(tmp_path_factory) -> Path:
     isolation = ["--no-build-isolation"] if _has_hatchling() else []
     done = subprocess.run([*pip, *isolation, str(ROOT)], capture_output=True, text=True)
     if done.returncode and re.search("No matching distribution|No module named pip|connection", done.stderr):
-        pytest.skip(f"the wheel's builder, hatchling, cannot be had: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"the wheel's builder, hatchling, is not available: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
 
@@ -133,7 +133,7 @@ def _has_hatchling() -> bool:
 
 
 def test_wheel_is_complete(wheel):
-    """All of the package that is not compiled leftovers, its command line, the licence, and no more (no tests)."""
+    """The wheel has all files of the package, its entry point and the licence, and nothing else."""
     assert wheel.name == f"timm_landmark-{timm_landmark.__version__}-py3-none-any.whl"
     files = {info.filename for info in zipfile.ZipFile(wheel).infolist() if not info.is_dir()}
     package = {name for name in files if name.startswith("timm_landmark/")}
@@ -163,7 +163,7 @@ sys.exit(main(["fly"]))
 """
     done = python(code, path=tmp_path)
     assert done.stdout.splitlines() == [str(tmp_path / "timm_landmark" / "__init__.py"), "2048 True"], done.stderr
-    assert done.returncode == 2 and done.stderr.startswith("timm-landmark: error: no verb 'fly'")
+    assert done.returncode == 2 and done.stderr.startswith("timm-landmark: error: unknown verb 'fly'")
 
 
 # the command line
@@ -180,7 +180,7 @@ def test_every_verb_answers_help(verb, capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_refuses_an_unknown_option(verb, capsys):
-    """Exit 2 with the option's name and no traceback, however the verb parses."""
+    """Exit code 2 with one line that names the option."""
     try:
         code = cli.main([verb, "--no-such-option"])
     except SystemExit as ended:
@@ -189,6 +189,27 @@ def test_every_verb_refuses_an_unknown_option(verb, capsys):
     out, err = capsys.readouterr()
     assert not out and "Traceback" not in err
     assert err.splitlines()[-1].startswith(f"timm-landmark {verb}: error:")
+
+
+COMMAND = """
+import sys, timm_landmark_cli
+sys.argv = {argv}
+try:
+    timm_landmark_cli.main()
+finally:
+    print([name in sys.modules for name in ("torch", "timm", "timm_landmark.models.resneat")])
+"""
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["prepare", "--help"], ["synthesize", "--help"]])
+def test_the_command_imports_torch_only_for_models(argv):
+    done = python(COMMAND.format(argv=["timm-landmark", *argv]))
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[False, False, False]", done.stderr
+
+
+def test_the_command_registers_the_models_for_the_other_verbs():
+    done = python(COMMAND.format(argv=["timm-landmark", "predict", "--help"]))
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[True, True, True]", done.stderr
 
 
 def test_unknown_verb_and_no_verb(capsys):

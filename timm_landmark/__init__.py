@@ -1,7 +1,14 @@
-"""timm-landmark: ResNeAt and Inception-Res-PA as first-class timm models.
+"""timm-landmark: ResNeAt and Inception-Res-PA as timm models.
 
-``import timm_landmark`` registers ``resneat50``, ``resneat101`` and ``inception_resnet_pa`` with timm; after that
-``timm.create_model`` knows them. Nothing else happens at import.
+``import timm_landmark`` registers ``resneat50``, ``resneat101`` and ``inception_resnet_pa`` with timm, so that
+``timm.create_model`` can build them. Importing any module of the package does the same, because Python imports the
+package first: no module has to register the models again.
+
+There is one exception. Registering the models imports torch, which takes seconds, and ``timm-landmark --help`` or
+``prepare`` do not need it. In a process started by the ``timm-landmark`` command, the package therefore does not
+register the models at import; ``timm_landmark.cli.main`` does it before it runs a verb that needs them. The command's
+entry point is the module ``timm_landmark_cli``, so its presence in ``sys.modules`` tells the two cases apart. It lies
+outside the package because importing it must not import the package first.
 """
 
 import sys
@@ -10,9 +17,9 @@ __version__ = "0.1.0"
 
 
 def register_models() -> None:
-    """Makes the models known to timm; calling it again does nothing."""
+    """Registers the models with timm; calling it again has no effect."""
     from timm_landmark.models import inception_resnet_pa, resneat  # noqa: F401
 
 
-if "timm_landmark_cli" not in sys.modules:  # the command line registers them when a verb needs them
+if "timm_landmark_cli" not in sys.modules:
     register_models()

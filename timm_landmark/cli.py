@@ -1,4 +1,4 @@
-"""The command line: ``timm-landmark VERB ...``; a verb is a module with ``main(argv) -> int``, imported when used."""
+"""The command line, ``timm-landmark VERB ...``. A verb is a module with ``main(argv) -> int``, imported when used."""
 
 import importlib
 import io
@@ -16,33 +16,33 @@ VERBS = {
     ),
     "prepare": (
         "timm_landmark.data.prepare.prepare",
-        "make a training set from Google Landmarks or from your own photos",
+        "make a data set from Google Landmarks or from your own photos",
     ),
     "synthesize": (
         "timm_landmark.data.synthetic.synthesize",
-        "draw a data set of procedural landmarks, nothing to download",
+        "generate a data set of procedural landmarks (no download)",
     ),
-    "train": ("timm_landmark.training.train", "train a model with the paper's recipe through timm's train script"),
-    "evaluate": ("timm_landmark.inference.evaluate", "top-1, top-5 and GAP of a run on a named split"),
-    "predict": ("timm_landmark.inference.predict", "name the landmark in photos"),
-    "export": ("timm_landmark.hub.export", "turn a finished run into a folder for the Hugging Face Hub"),
-    "check": ("timm_landmark.hub.check", "find what is damaged in a prepared data set or an exported model"),
+    "train": ("timm_landmark.training.train", "train a model with the paper's recipe and timm's train script"),
+    "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, top-5 and GAP of a run on a split"),
+    "predict": ("timm_landmark.inference.predict", "recognize the landmark in photos"),
+    "export": ("timm_landmark.hub.export", "export a finished run to a folder for the Hugging Face Hub"),
+    "check": ("timm_landmark.hub.check", "find damage in a data set or an exported model"),
     "push": ("timm_landmark.hub.push", "upload an exported folder to the Hugging Face Hub"),
 }
-FILE_VERBS = {"prepare", "synthesize"}  # these need no models, so no torch
+FILE_VERBS = {"prepare", "synthesize"}  # these need neither the models nor torch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
     Args:
-        argv: Arguments without the program's name; the process's own by default.
+        argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, a verb's own (such as 1 for a check that failed), 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0 for success, 1 for a failed check, 2 for a user error, 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks is written out, as on stderr
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the terminal cannot encode, as stderr does
         sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         say(*_usage())
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"timm-landmark {__version__}")
         return 0
     if argv[0] not in VERBS:
-        say(f"timm-landmark: error: no verb {argv[0]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
+        say(f"timm-landmark: error: unknown verb {argv[0]!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if argv[0] not in FILE_VERBS:
         register_models()
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("", f"timm-landmark {argv[0]}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `timm-landmark ... | head` has seen enough
+    except BrokenPipeError:  # the reader of `timm-landmark ... | head` is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 def _usage() -> list[str]:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
-    return ["usage: timm-landmark VERB [options]   (timm-landmark VERB --help for its options)", "", *lines]
+    return ["usage: timm-landmark VERB [options]   (timm-landmark VERB --help lists the options)", "", *lines]
 
 
 if __name__ == "__main__":

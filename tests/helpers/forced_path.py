@@ -1,9 +1,9 @@
-"""Registers the models and holds their attention units to the form that FORCED_PATH names, for as long as this runs."""
+"""Registers the models and forces their attention units onto the path named by FORCED_PATH in this process."""
 
 import os
 
 import timm_landmark  # noqa: F401
 from timm_landmark.layers.attention_path import force_path
 
-forced = force_path(os.environ["FORCED_PATH"])  # kept: a context that is collected ends
+forced = force_path(os.environ["FORCED_PATH"])  # kept, because garbage collection would end the context
 forced.__enter__()

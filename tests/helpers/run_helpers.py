@@ -1,4 +1,4 @@
-"""A finished, evaluated run without the training: the files that timm's script and this package write."""
+"""A finished, evaluated run without training, and its export."""
 
 import argparse
 import json
@@ -8,11 +8,11 @@ import timm
 import torch
 import yaml
 
-import timm_landmark  # noqa: F401
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
+from timm_landmark.hub.export import main as export
 from timm_landmark.utils.machine import machine_info
 
-TINY = {"layers": [1, 1, 1, 1]}  # resneat50 with a block a stage: a third of the bytes to hash and to send
+TINY = {"layers": [1, 1, 1, 1]}  # resneat50 with one block per stage, a third of the size
 
 
 def make_run(
@@ -25,7 +25,7 @@ def make_run(
     evaluated: bool = True,
     **model_kwargs: object,
 ) -> Path:
-    """Writes a run of two epochs, the second the best, whose weights are random but for seeded statistics."""
+    """Writes the files of a run of two epochs, of which the second is the best, with random weights."""
     path.mkdir(parents=True)
     torch.manual_seed(7)
     net = timm.create_model(model, num_classes=len(names), **model_kwargs)
@@ -82,3 +82,10 @@ def make_run(
         }  # fmt: skip
     (path / "run.json").write_text(json.dumps(info))
     return path
+
+
+def make_export(path: Path, *options: str, **run_options: object) -> Path:
+    """Makes a run in ``path`` (see :func:`make_run`), exports it, and returns the exported folder."""
+    run = make_run(path / "run", **run_options)
+    assert export([str(run), "--output", str(path / "f"), *options]) == 0
+    return path / "f"

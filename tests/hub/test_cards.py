@@ -1,4 +1,4 @@
-"""hub_cards/ and FULL_SCALE.md: a card for each weight set, figures that are files', snippets and commands that run."""
+"""hub_cards/ and FULL_SCALE.md: one card per set of weights, figures from files, snippets and commands that run."""
 
 import json
 import re
@@ -18,7 +18,7 @@ OURS = ("resneat50", "resneat101", "inception_resnet_pa")
 
 
 def full_scale_rows():
-    """The table of hours, from the counts that the repository states."""
+    """The table of hours, computed from the committed counts."""
     seven = [model for model in COUNTS["models"] if model != "resneat101"]
     hours = {}
     for model in (*seven, "resneat101"):
@@ -55,13 +55,14 @@ def test_cards_equal_a_fresh_render_of_the_committed_results():
     [pytest.param(card, marks=[pytest.mark.full] * ("resneat50" not in card.stem), id=card.stem) for card in CARDS],
 )
 def test_snippets_run_but_for_the_weights(card, tmp_path, monkeypatch):
-    """As in the card, with pretrained=False: there is nothing to fetch yet."""
+    """As in the card, but with pretrained=False, because there is nothing to download yet."""
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (256, 256), "teal").save("photo.jpg")
     snippets = re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
+    assert snippets.pop(1) == transformers_snippet(f"timm-landmark/{card.stem}")
     for snippet in snippets:
         assert snippet.startswith("import timm_landmark") and snippet.count("pretrained=True") == 1
         space = {}
@@ -74,6 +75,13 @@ def test_snippets_run_but_for_the_weights(card, tmp_path, monkeypatch):
             assert f"# {tuple(space['embedding'].shape)}" in snippet
 
 
+def transformers_snippet(repo):
+    """The one of exported models' cards, which test_export.py runs."""
+    template = (ROOT / "timm_landmark" / "hub" / "model_card.md.jinja").read_text(encoding="utf-8")
+    snippet = re.search(r"with transformers\n\n```python\n(.*?)```", template, re.DOTALL).group(1)
+    return snippet.replace("{{ repo }}", repo).replace("{{ [5, num_classes]|min }}", "5")
+
+
 def test_hours_are_those_of_the_stated_macs():
     text = (ROOT / "FULL_SCALE.md").read_text(encoding="utf-8")
     lines, total = full_scale_rows()
@@ -82,7 +90,7 @@ def test_hours_are_those_of_the_stated_macs():
 
 
 def test_commands_of_full_scale_are_ones_that_the_verbs_take(capsys):
-    """Each command's options are known to its parser: none is misspelt."""
+    """No option is misspelled."""
     text = (ROOT / "FULL_SCALE.md").read_text(encoding="utf-8")
     commands = [line.partition("#")[0].strip() for line in text.splitlines() if line.startswith("timm-landmark ")]
     assert len(commands) > 8

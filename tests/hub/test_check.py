@@ -1,14 +1,13 @@
-"""``check``: a flipped byte anywhere is found; it sees a data set, an exported folder, or a repository on the Hub."""
+"""``check`` finds every flipped byte in a data set, an exported folder, or a repository on the Hub."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 from loopback_hub import LoopbackHub
-from run_helpers import TINY, make_run
+from run_helpers import TINY, make_export
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -16,25 +15,12 @@ from timm_landmark import cli
 from timm_landmark.data.check import write_sums
 from timm_landmark.data.synthetic.synthesize import synthesize
 from timm_landmark.hub.check import check_model, main
-from timm_landmark.hub.export import main as export
 from timm_landmark.utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    path = tmp_path_factory.mktemp("check")
-    export([str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f")])
-    return path / "f"
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "f")
 
 
 @pytest.fixture
 def no_process(monkeypatch):
-    """Where the fresh process is not the matter."""
+    """Skips the new process that loads the model."""
     monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
 
 
@@ -46,7 +32,7 @@ def flip(path, at):
 
 def test_a_sound_folder(folder, capsys):
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n"
+    assert capsys.readouterr().out == f"{folder}: no problems found\n"
 
 
 def test_a_flipped_byte_anywhere_is_found(folder, no_process):
@@ -74,7 +60,7 @@ def edited(folder, name, change):
     config = json.loads((folder / name).read_text())
     change(config)
     (folder / name).write_text(json.dumps(config))
-    write_sums(folder)  # as if someone had made it so
+    write_sums(folder)  # as if it had been exported like this
 
 
 def test_other_weights_are_found_by_their_logits(folder):
@@ -94,7 +80,7 @@ def test_weights_whose_answers_are_no_numbers_are_found(folder, capsys):
     vectors = load_file(folder / "test_vectors.safetensors")
     with safe_open(folder / "test_vectors.safetensors", "pt") as file:
         facts = file.metadata()
-    vectors["logits"][:, 0] = float("nan")  # NaN is no NaN's equal
+    vectors["logits"][:, 0] = float("nan")  # NaN does not equal NaN
     save_file(vectors, folder / "test_vectors.safetensors", metadata=facts)
     write_sums(folder)
     assert main([str(folder)]) == 1
@@ -104,14 +90,14 @@ def test_weights_whose_answers_are_no_numbers_are_found(folder, capsys):
 def test_weights_that_do_not_load_are_said(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     problems = "\n".join(check_model(str(folder)))
-    assert "does not load with timm in a fresh process" in problems and "model.safetensors: changed" in problems
+    assert "cannot be loaded with timm in a new process" in problems and "model.safetensors: changed" in problems
 
 
 def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
-    """A cloned repository may hold anything, and is the current folder of whoever checks it, alone or with ``push``."""
+    """A cloned repository may contain anything, and may be the current folder of ``check`` and ``push``."""
     for name in ("json", "safetensors", "sitecustomize", "timm", "timm_landmark", "torch"):
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\nraise SystemExit\n")
-    write_sums(folder)  # foreign files would end the check of the sums only
+    write_sums(folder)  # else the unexpected files would only be reported
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend("")  # as in an interactive session
     assert cli.main(["push", ".", "org/mine", "--dry-run"]) == 0
@@ -121,27 +107,29 @@ def test_python_files_in_the_folder_never_run(folder, tmp_path, monkeypatch):
 def test_a_process_that_says_nothing_is_a_problem(folder, monkeypatch):
     monkeypatch.setattr("timm_landmark.hub.check._LOAD", "pass")
     (problem,) = check_model(str(folder))
-    assert problem == "model.safetensors: does not load with timm in a fresh process (no message)"
+    assert problem == "model.safetensors: cannot be loaded with timm in a new process (no message)"
 
 
 def test_class_count_and_labels(folder, no_process):
     edited(folder, "config.json", lambda config: config["label_names"].pop())
     assert any("2 label_names for 3 classes" in problem for problem in check_model(str(folder)))
     edited(folder, "config.json", lambda config: config.update(label_names=["Class 0", "Class 2", "Class 1"]))
-    assert any("not those of classes.csv" in problem for problem in check_model(str(folder)))
+    assert any("differ from classes.csv" in problem for problem in check_model(str(folder)))
     edited(folder, "config.json", lambda config: config.update(label_names=["0", "1"], num_classes=2, landmark_ids=[]))
-    assert any("2 classes, classes.csv has 3" in problem for problem in check_model(str(folder)))
+    assert any("2 classes, but classes.csv has 3" in problem for problem in check_model(str(folder)))
 
 
 def test_a_config_that_asks_for_a_pickle_is_said(folder, no_process):
     edited(folder, "config.json", lambda config: config["pretrained_cfg"].update(hf_hub_filename="x.bin"))
-    assert any("asks for 'x.bin' instead of model.safetensors" in problem for problem in check_model(str(folder)))
+    assert any(
+        "names 'x.bin' as weights instead of model.safetensors" in problem for problem in check_model(str(folder))
+    )
 
 
 def test_figures_of_the_card_against_the_runs(folder, no_process):
     edited(folder, "run.json", lambda info: info["evaluation"]["test"]["top1"].update(value=0.9))
     (problem,) = check_model(str(folder))
-    assert problem == "README.md: top-1 on test is 0.6666666666666666, run.json says 0.9"
+    assert problem == "README.md: top-1 on test is 0.6666666666666666, but 0.9 in run.json"
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card.replace("model-index:", "model_index:"))
     write_sums(folder)
@@ -161,9 +149,9 @@ def test_figures_of_the_card_against_the_runs(folder, no_process):
     ],
 )
 def test_files_that_may_be_anything(folder, capsys, name, content):
-    """``config.json`` has a test of its own, test_hub_config.py."""
+    """``config.json`` has its own tests in test_config.py."""
     if name != "test_vectors.safetensors":
-        (folder / "test_vectors.safetensors").unlink()  # no fresh process, which is not the matter here
+        (folder / "test_vectors.safetensors").unlink()  # skips the new process
     (folder / name).write_bytes(content)
     write_sums(folder)
     assert main([str(folder)]) == 1
@@ -174,7 +162,7 @@ def test_a_tolerance_that_is_no_number(folder):
     vectors = load_file(folder / "test_vectors.safetensors")
     save_file(vectors, folder / "test_vectors.safetensors", metadata={"tolerance": "inf"})
     write_sums(folder)
-    assert check_model(str(folder)) == ["test_vectors.safetensors: has not the input, the logits and their tolerance"]
+    assert check_model(str(folder)) == ["test_vectors.safetensors: must contain an input, its logits and a tolerance"]
 
 
 def test_a_prepared_data_set_is_seen(tmp_path, capsys):
@@ -193,15 +181,18 @@ def test_what_is_neither(tmp_path):
         main(["org/name"])
 
 
-@pytest.mark.full  # the sound one is in test_end_to_end.py too
+@pytest.mark.full  # the good one is also checked in test_end_to_end.py
 def test_a_repository_on_the_hub(tmp_path):
-    """In a fresh process, as a user: sound; with a pickle beside it and a changed card, both are named."""
-    export([str(make_run(tmp_path / "run", **TINY)), "--output", str(tmp_path / "f")])
+    """In a new process: no problems in a good repository; a pickle and a changed card are reported."""
+    make_export(tmp_path, **TINY)
     files = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     with LoopbackHub() as hub:
         hub.add("org/good", files)
         hub.add("org/bad", {**files, "README.md": files["README.md"] + b".", "x.pth": b"x", ".gitattributes": b""})
-        for repo, code, says in (("good", 0, ["sound"]), ("bad", 1, ["README.md: changed", "x.pth: foreign"])):
+        for repo, code, says in (
+            ("good", 0, ["no problems found"]),
+            ("bad", 1, ["README.md: changed", "x.pth: unexpected"]),
+        ):
             child = subprocess.run(
                 [sys.executable, "-m", "timm_landmark.cli", "check", f"hf-hub:org/{repo}"],
                 env=hub.env(tmp_path / "cache"), capture_output=True, text=True,

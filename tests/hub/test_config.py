@@ -1,33 +1,18 @@
-"""A config.json that anyone may have written: predict, check and push say in one line what is wrong with it."""
+"""An untrusted config.json: predict, check and push report in one line what is wrong with it."""
 
 import json
 import math
-import shutil
 
 import pytest
 from PIL import Image
-from run_helpers import make_run
 
 from timm_landmark import cli
 from timm_landmark.data.check import write_sums
 from timm_landmark.hub.config import read_config
-from timm_landmark.hub.export import main as export
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config")
-    export([str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f")])
-    return path / "f"
-
-
-@pytest.fixture
-def folder(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "f")
 
 
 def edit(folder, place, value):
-    """Sets ``pretrained_cfg.crop_pct`` and the like, and writes new sums, as if someone had made the folder so."""
+    """Sets a value such as ``pretrained_cfg.crop_pct`` and updates the checksums."""
     config = json.loads((folder / "config.json").read_text())
     *outer, last = place.split(".")
     inner = config
@@ -39,7 +24,7 @@ def edit(folder, place, value):
 
 
 def told(capsys, folder, *words):
-    """What the three verbs say, which is the same single line."""
+    """Checks that the three verbs print the same single line with these words."""
     photo = folder.parent / "photo.png"
     Image.new("RGB", (90, 70), "teal").save(photo)
     assert cli.main(["predict", str(folder), str(photo), "--device", "cpu"]) == 2
@@ -67,15 +52,16 @@ INCONSISTENT = [
     ("num_classes", math.inf, ["num_classes inf"]),
     ("num_classes", -1, ["num_classes -1"]),
     ("num_classes", True, ["num_classes True"]),
+    ("num_classes", False, ["num_classes False"]),
     ("label_names", 7, ["label_names"]),
     ("label_names", ["a", "b", 3], ["label_names"]),
     ("label_descriptions", ["a"], ["label_descriptions"]),
     ("landmark_ids", [0, 1, 2], ["landmark_ids"]),
     ("landmark_ids", ["0"], ["1 landmark_ids for 3 classes"]),
     ("num_classes", 10**12, ["num_classes 1000000000000"]),
-    ("architecture", "no\x1b[31mthing", ["no architecture 'no"]),
-    ("architecture", 7, ["no architecture 7"]),
-    ("pretrained_cfg", [], ["not what"]),
+    ("architecture", "no\x1b[31mthing", ["unknown architecture 'no"]),
+    ("architecture", 7, ["unknown architecture 7"]),
+    ("pretrained_cfg", [], ["not written by"]),
     ("pretrained_cfg.tag", "\x1b[31m", ["tag"]),
 ]
 BAD_TRANSFORMS = [
@@ -126,11 +112,11 @@ def test_what_is_no_configuration(folder, capsys, content):
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        ("model_args.nosuch", 1, "does not work as its config.json says (TypeError"),
+        ("model_args.nosuch", 1, "cannot be built from its config.json (TypeError"),
         ("model_args.kwargs_filter", ["num_classes"], "its output has the shape (1, 1000), not (1, 3)"),
-        ("model_args.layers", [2, 1, 1, 1], "its tensors are not those of test_resnet"),
-        ("pretrained_cfg.nosuch", 1, "does not work as its config.json says (TypeError"),
-        ("pretrained_cfg.label_offset", 1, "its tensors are not those of test_resnet"),
+        ("model_args.layers", [2, 1, 1, 1], "its tensors do not fit test_resnet"),
+        ("pretrained_cfg.nosuch", 1, "cannot be built from its config.json (TypeError"),
+        ("pretrained_cfg.label_offset", 1, "its tensors do not fit test_resnet"),
     ],
 )
 def test_what_the_model_itself_refuses(folder, capsys, place, value, says):

@@ -131,7 +131,7 @@ def test_fp16_refuses_what_it_cannot_hold(tmp_path):
     state = torch.load(run / "model_best.pth.tar", weights_only=False)
     next(value for name, value in state["state_dict"].items() if "running_var" in name)[0] = 1e6
     torch.save(state, run / "model_best.pth.tar")
-    with pytest.raises(UserError, match=r"--dtype fp16: .* beyond 65504; export with --dtype fp32"):
+    with pytest.raises(UserError, match=r"--dtype fp16: .* beyond 65504; use --dtype fp32"):
         main([str(run), "--output", str(tmp_path / "f"), "--dtype", "fp16"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -307,7 +307,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path):
         main([str(run), "--output", str(tmp_path / "f")])
     from timm_landmark.runs.checkpoints import load_model_weights
 
-    with pytest.raises(UserError, match="asks for code to be run, which was refused"):
+    with pytest.raises(UserError, match="loading it would run code, which is not allowed"):
         load_model_weights(run / "model_best.pth.tar")
     assert not (tmp_path / "ran").exists()
 

@@ -38,7 +38,7 @@ def export(run, output, *options):
 
 def test_an_existing_folder_is_refused_or_replaced_whole(run, tmp_path):
     folder = export(run, tmp_path / "f")
-    with pytest.raises(UserError, match="exists; give --overwrite"):
+    with pytest.raises(UserError, match="already exists; add --overwrite"):
         main([str(run), "--output", str(folder)])
     (folder / "model.safetensors").write_bytes(b"damaged")
     (folder / "summary.csv").unlink()
@@ -52,7 +52,7 @@ def test_overwrite_leaves_what_no_export_wrote(run, tmp_path, file):
     folder = export(run, tmp_path / "f")
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).write_text("dear")
-    with pytest.raises(UserError, match=f"holds {file}, which no export wrote; move it away"):
+    with pytest.raises(UserError, match=f"contains {file}, not written by an export; move it away"):
         main([str(run), "--output", str(folder), "--overwrite"])
     assert (folder / file).read_text() == "dear"
 
@@ -86,7 +86,7 @@ def test_a_kill_between_the_two_renames_leaves_the_old_model_in_sight(run, tmp_p
     assert not folder.exists()
     assert {name: sha256_file(tmp_path / "f.old" / name) for name in before} == before
     for more in ([], ["--overwrite"]):
-        with pytest.raises(UserError, match=r"f\.old is in the way, .* killed; rename it or delete it"):
+        with pytest.raises(UserError, match=r"f\.old already exists, .* killed; rename or delete it"):
             main([str(run), "--output", str(folder), *more])
     (tmp_path / "f.old").rename(folder)
     export(run, folder, "--overwrite")
@@ -115,7 +115,7 @@ def test_a_failure_in_the_middle_leaves_the_old_folder(run, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("timm_landmark.hub.export.write_sums", full)
-    with pytest.raises(UserError, match=r"cannot be written .No space left on device.; nothing is left"):
+    with pytest.raises(UserError, match=r"cannot be written .No space left on device.; nothing changed"):
         main([str(run), "--output", str(folder), "--overwrite"])
     assert read_sums(folder) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]

@@ -1,4 +1,4 @@
-"""Every fault between here and a Hub: an error that names the remedy, nothing half-written, and the next try works."""
+"""Every fault of a Hub gives an error with a remedy, leaves no partial files, and the next try works."""
 
 import json
 import subprocess
@@ -10,33 +10,33 @@ from run_helpers import TINY, make_run
 
 from timm_landmark.hub.export import main as export
 
-# fault -> what the sentence must say: the reason and the remedy
+# fault -> reason and remedy, which must be in the message
 SAYS = {
-    "401": ("org/m: no such repository on the Hub, or a private one", "hf auth login"),
-    "403": ("forbids access (403)", "token that may"),
-    "429": ("too many requests (429)", "wait"),
-    "500": ("out of order (500)", "try again later"),
-    "503": ("out of order (503)", "try again later"),
+    "401": ("org/m: the repository does not exist on the Hub or is private", "hf auth login"),
+    "403": ("denies access (403)", "token with the required permission"),
+    "429": ("too many requests to the Hub (429)", "wait"),
+    "500": ("unavailable (500)", "try again later"),
+    "503": ("unavailable (503)", "try again later"),
     "cut": ("the connection was lost", "try again"),
-    "wrong length": ("wrong length", "try again"),
+    "wrong length": ("wrong size", "try again"),
     "truncated": ("is damaged", "try again"),
     "garbage": ("is damaged", "try again"),
 }
 NAMED = {
-    "no repository": ("org/absent: no such repository on the Hub", "check the spelling"),
+    "no repository": ("org/absent: the repository does not exist on the Hub", "check the spelling"),
     "no revision": ("org/m has no revision 'absent'", "branch, tag or commit"),
     "no file": ("org/pickle has no file model.safetensors", "timm-landmark export"),
-    "private": ("org/private: no such repository on the Hub, or a private one", "HF_TOKEN"),
-    "gated": ("org/gated: access is gated", "ask for it"),
-    "a name that is none": ("no name of a Hub repository", "ORG/NAME"),
+    "private": ("org/private: the repository does not exist on the Hub or is private", "HF_TOKEN"),
+    "gated": ("org/gated: access is gated", "request access"),
+    "a name that is none": ("not a valid name of a Hub repository", "ORG/NAME"),
 }
 BUILT = {
-    "tensors of another model": ("org/other: its tensors are not those of resneat50", "config.json"),
-    "not published": ("no weights are published at timm-landmark/resneat50.gld_1k", "pretrained_cfg_overlay"),
-    "another class count": ("weights have 3 classes, its configuration says 10", "num_classes=3"),
-    "another class count, mine": ("weights have 3 classes, its configuration says 10", "num_classes=3"),
-    "loopback down": ("the Hub cannot be reached", "HF_ENDPOINT"),
-    "disk full": ("no room for model.safetensors", "make room"),
+    "tensors of another model": ("org/other: its tensors do not fit resneat50", "config.json"),
+    "not published": ("timm-landmark/resneat50.gld_1k: these weights are not published", "pretrained_cfg_overlay"),
+    "another class count": ("weights have 3 classes, but its configuration has 10", "num_classes=3"),
+    "another class count, mine": ("weights have 3 classes, but its configuration has 10", "num_classes=3"),
+    "loopback down": ("cannot connect to the Hub", "HF_ENDPOINT"),
+    "disk full": ("cannot store model.safetensors", "free disk space"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pulling from a loopback Hub in fresh processes: every way that timm offers, bit-equal tensors, offline too."""
+"""Loading from a loopback Hub in new processes: every way of timm gives bit-equal tensors, also offline."""
 
 import json
 import subprocess
@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 from loopback_hub import LoopbackHub
-from run_helpers import TINY, make_run
+from run_helpers import TINY, make_export
 from safetensors.torch import save_file
-
-from timm_landmark.hub.export import main as export
 
 WAYS = (
     *("registered", "registered_by_tag", "by_name", "by_overlay", "other_class_count", "no_classes", "one_channel"),
@@ -32,7 +30,8 @@ def pull(hub, path, *ways, **env):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("pull")
-    export([str(make_run(path / "run", **TINY)), "--output", str(path / "m")])
+    exported = make_export(path, **TINY)
+    exported.rename(path / "m")
     net = timm.create_model("resneat50")
     save_file(net.state_dict(), path / "published")
     with LoopbackHub() as hub:
@@ -54,7 +53,7 @@ def test_tensors_are_bit_equal(results, way):
 
 
 def test_only_safetensors_and_config_are_asked_for(results):
-    before = results["asked"].index("/api/models/org/m/revision/main")  # the verb's listing, which fetches the card too
+    before = results["asked"].index("/api/models/org/m/revision/main")  # the verb also downloads the card
     files = {path.rsplit("/", 1)[-1] for path in results["asked"][:before]}
     assert files == {"model.safetensors", "config.json"}
     assert not any(path.endswith((".bin", ".pth", ".pt")) for path in results["asked"])
@@ -86,5 +85,5 @@ for call in (lambda: timm.create_model("resneat50", pretrained=True), lambda: fe
         )  # fmt: skip
     first, second = child.stdout.splitlines()
     assert first.startswith("PretrainedError timm-landmark/resneat50.gld_1k: model.safetensors is not in the cache")
-    assert second.startswith("UserError org/m: config.json is not in the cache and HF_HUB_OFFLINE forbids")
+    assert second.startswith("UserError org/m: config.json is not in the cache and HF_HUB_OFFLINE prevents")
     assert "HF_HUB_OFFLINE=0" in first and "HF_HUB_OFFLINE=0" in second

@@ -1,4 +1,4 @@
-"""``push``: checked, announced, sent in one commit by huggingface_hub, and what came up is what was exported."""
+"""``push`` checks the folder, lists its files, and uploads exactly these in one commit."""
 
 import hashlib
 import re
@@ -6,27 +6,22 @@ import shutil
 
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
-from run_helpers import make_run
+from run_helpers import make_export
 from timm.models import PretrainedCfg
 
 from timm_landmark import cli
-from timm_landmark.hub.export import main as export
 from timm_landmark.hub.push import check_name
 from timm_landmark.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("push")
-    export(
-        [str(make_run(path / "run", model="test_resnet")), "--output", str(path / "f"), "--name", "test_resnet.mine"]
-    )
-    return path / "f"
+    return make_export(tmp_path_factory.mktemp("push"), "--name", "test_resnet.mine", model="test_resnet")
 
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """In this process, and without check's own; test_end_to_end.py has both, fresh."""
+    """Runs push in this process, without the new process of check; test_end_to_end.py tests both."""
 
     def run(hub, *arguments, token=TOKEN):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
@@ -41,7 +36,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def pasted(line):
-    """The printed line, read as Python would."""
+    """Evaluates the printed line as Python."""
     found = {}
     exec(f"cfgs = {{{line.strip().rstrip(',')}}}", {"_cfg": lambda **values: PretrainedCfg(**values)}, found)
     return found["cfgs"]
@@ -54,7 +49,7 @@ def test_dry_run_says_what_goes_where_and_sends_nothing(folder, quick, capsys):
         assert f"{folder} -> {hub.url}/org/mine, branch main" in said and "private" in said
         for path in folder.iterdir():
             assert re.search(rf"[\d,]+ bytes  {re.escape(path.name)}\n", said)
-        assert "dry run: nothing was sent" in said and "settings/tokens" in said
+        assert "dry run: nothing was uploaded" in said and "settings/tokens" in said
         assert hub.requests == [] and hub.repos == {}
 
 
@@ -88,7 +83,7 @@ def test_a_branch_of_a_repository_that_is_there(folder, quick, capsys):
         assert set(repo.refs) == {"main", "v2"}
         assert set(repo.commits[repo.refs["main"]]) == {"notes.txt"}
         assert repo.commits[repo.refs["v2"]]["notes.txt"] == b"dear"
-        assert "left alone, not part of the export: notes.txt" in capsys.readouterr().out
+        assert "left unchanged, not part of the export: notes.txt" in capsys.readouterr().out
 
 
 def test_a_new_repository_can_be_private_and_pushed_to_again(folder, quick):
@@ -119,11 +114,11 @@ def test_a_missing_token_says_how_to_get_one(folder, quick, capsys):
 def test_a_token_that_the_hub_refuses(folder, quick, capsys):
     with LoopbackHub() as hub:
         assert quick(hub, folder, "org/mine", token="hf_other") == 2 and hub.repos == {}
-    assert "does not accept the token (401)" in capsys.readouterr().err.splitlines()[-1]
+    assert "rejects the token (401)" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    "status, says", [(403, "forbids access (403)"), (429, "too many requests"), (500, "out of order")]
+    "status, says", [(403, "denies access (403)"), (429, "too many requests"), (500, "unavailable")]
 )
 def test_a_hub_that_fails(folder, quick, capsys, monkeypatch, status, says):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
@@ -155,6 +150,6 @@ def test_what_is_no_export(quick, tmp_path, place, capsys):
     "name", ["mine", "a/b/c", "../x", "org/na me", "org/-x", "https://huggingface.co/org/x", "org/x\x1b[m"]
 )
 def test_bad_names(name):
-    with pytest.raises(UserError, match="write your user or organization") as caught:
+    with pytest.raises(UserError, match="must be your user or organization") as caught:
         check_name(name)
     assert "\x1b" not in str(caught.value)

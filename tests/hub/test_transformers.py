@@ -1,4 +1,4 @@
-"""An exported folder in transformers: its auto classes and its pipeline take it after ``import timm_landmark``."""
+"""An exported folder in transformers: its auto classes and its pipeline load it after ``import timm_landmark``."""
 
 import json
 
@@ -6,20 +6,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from run_helpers import TINY, make_run
+from run_helpers import TINY, make_export
 
 from timm_landmark.data.layout import ClassRow
 from timm_landmark.hub.config import class_names
-from timm_landmark.hub.export import main as export
 
 NAMES = ("Eiffel Tower", "Notre-Dame (Paris)", "長城")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("transformers")
-    export([str(make_run(path / "run", names=NAMES, **TINY)), "--output", str(path / "f")])
-    return path / "f"
+    return make_export(tmp_path_factory.mktemp("transformers"), names=NAMES, **TINY)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ def photo():
 
 @pytest.fixture(scope="module")
 def expected(folder, photo):
-    """timm's own input and logits."""
+    """The input and logits of timm."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     images = transform(photo)[None]

@@ -230,7 +230,7 @@ def test_answers_that_are_no_numbers_are_an_error(run, value):
     next(tensor for name, tensor in reversed(state["state_dict"].items()) if tensor.is_floating_point())[0] = value
     for name in (checkpoint.name, "model_best.pth.tar", "last.pth.tar"):
         torch.save(state, run / name)
-    with pytest.raises(UserError, match=r"checkpoint-\d+\.pth\.tar: the model's answers are not finite numbers"):
+    with pytest.raises(UserError, match=r"checkpoint-\d+\.pth\.tar: the model's logits are not finite"):
         evaluate(run)
     assert read_run_info(run) == before and not list(run.glob("predictions-*"))
 
@@ -251,7 +251,7 @@ def test_fewer_than_five_classes(tmp_path, capsys):
     assert result["top_k"] == 3
     assert result["top5"]["value"] == 1.0
     assert "top-3  1.0000" in (output := capsys.readouterr().out)
-    assert "says nothing" in output
+    assert "always 1" in output
 
 
 @pytest.mark.script
@@ -274,11 +274,11 @@ def test_it_equals_timms_validate_py(run, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--split", "val"], "--split val: a data set has the splits train, validation, test"),
+        (["--split", "val"], "--split val: must be one of train, validation, test"),
         (["--data", "absent"], "--data absent: no such folder"),
         (["-b", "0"], "--batch-size 0: must be at least 1"),
         (["--device", "gpu"], "--device gpu: not available"),
-        (["--splt", "test"], "unrecognized arguments"),
+        (["--splt", "test"], "unknown option --splt test (did you mean --split?)"),
     ],
 )
 def test_a_mistake_ends_in_one_clear_line(trained, options, message, capfd):
@@ -296,7 +296,7 @@ def test_what_is_no_run(tmp_path):
 def test_a_data_set_that_moved(run, data):
     text = (run / "args.yaml").read_text()
     (run / "args.yaml").write_text(text.replace(f"data_dir: {data}", "data_dir: gone/data"))
-    with pytest.raises(UserError, match="gone/data, is not there; give it with --data"):
+    with pytest.raises(UserError, match="gone/data, does not exist; pass it with --data"):
         main([str(run)])
     assert evaluate(run, "--data", data)["test"]["images"] == 28
 

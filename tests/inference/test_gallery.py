@@ -86,8 +86,8 @@ def test_pictures_lie_inside_with_alternative_texts_the_surest_first(tmp_path):
     pictures = found.all("img")
     names = ["high.jpg", "third.jpg", "again.jpg", "foreign.jpg", "low.jpg", "open.jpg"]
     assert [picture["alt"].partition(",")[0] for picture in pictures] == names
-    assert pictures[0]["alt"] == f"high.jpg, guessed as {LABELS[1].name}, in truth Tower"
-    assert pictures[5]["alt"] == "open.jpg, guessed as Tower"
+    assert pictures[0]["alt"] == f"high.jpg, predicted as {LABELS[1].name}, true class Tower"
+    assert pictures[5]["alt"] == "open.jpg, predicted as Tower"
     for picture in pictures:
         assert picture["loading"] == "lazy"
         content = base64.b64decode(picture["src"].partition(",")[2], validate=True)
@@ -99,16 +99,16 @@ def test_right_wrong_and_confusions(tmp_path):
     found, gallery = page(tmp_path, ANSWERS)
     states = [attrs["class"] for attrs in found.all("li")]
     assert states == ["wrong", "wrong", "wrong", "foreign", "right", "open"]
-    assert "1 of 4 right (25.0 %" in found.text and "1 of a class that the model does not have" in found.text
-    assert gallery.summary() == "6 photos, 6 shown, 1 of 4 right"
-    table = found.text.partition("guessed as photos")[2]
+    assert "1 of 4 correct (25.0 %" in found.text and "1 of classes that the model does not have" in found.text
+    assert gallery.summary() == "6 photos, 6 shown, 1 of 4 correct"
+    table = found.text.partition("predicted as photos")[2]
     assert table.strip().startswith(f"Tower {LABELS[1].name} 2 {LABELS[1].name} {LABELS[2].name} 1")
     assert "1 could not be read." in found.text and "truncated: <b>cut</b>" in found.text
 
 
 def test_without_truth_nothing_is_judged(tmp_path):
     found, gallery = page(tmp_path, [ANSWERS[5]])
-    assert "right" not in found.text and "Confusions" not in found.text and not found.all("input")
+    assert "correct" not in found.text and "Confusions" not in found.text and not found.all("input")
     assert "1 photo," in found.text and gallery.summary() == "1 photo, 1 shown"
 
 
@@ -116,7 +116,7 @@ def test_beyond_the_cap_the_counts_are_still_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_SHOWN", 4)
     found, _ = page(tmp_path, [answer(f"{n}.jpg", (0.6, 0.3, 0.1), LABELS[n % 2]) for n in range(10)])
     assert len(found.all("img")) == 4
-    assert "The first 4 are shown; the counts are of all." in found.text and "5 of 10 right" in found.text
+    assert "Only the first 4 are shown, but all are counted." in found.text and "5 of 10 correct" in found.text
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):

@@ -219,7 +219,7 @@ def test_answers_that_are_no_numbers_are_an_error(data, tmp_path, capsys, form):
     options = ["--device", "cpu", "--format", form, "-b", "4", "--gallery", str(tmp_path / "page.html")]
     assert cli(["predict", str(run), str(data / "test"), *options]) == 2
     out, err = capsys.readouterr()
-    assert "test_resnet of run: the model's answers are not finite numbers" in err and "nan" not in out.lower()
+    assert "test_resnet of run: the model's logits are not finite" in err and "nan" not in out.lower()
     assert out == {"table": "", "csv": "photo,rank,landmark_id,name,probability\n", "json": "[\n]\n"}[form]
     assert not (tmp_path / "page.html").exists()
 
@@ -314,16 +314,16 @@ def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
     [
         (["nowhere", "{photo}"], ["nowhere", "hf-hub:ORG/NAME"]),
         (["{run}", "{run}/none.jpg"], ["none.jpg", "no such file"]),
-        (["{run}", "{empty}"], ["no photo"]),
+        (["{run}", "{empty}"], ["no photos"]),
         (["{run}", "{photo}", "--top", "0"], ["--top 0"]),
         (["{run}", "{photo}", "-b", "0"], ["--batch-size 0"]),
         (["{run}", "{photo}", "--workers", "-1"], ["--workers -1"]),
         (["{run}", "{photo}", "--format", "xml"], ["xml"]),
         (["{run}", "{photo}", "--device", "warp"], ["--device warp"]),
-        (["{run}", "{photo}", "--gallery", "{folder}"], ["--gallery", "a file"]),
-        (["{run}", "{photo}", "--gallery", "{empty}/none/x.html"], ["--gallery", "folder that exists"]),
-        (["{run}", "--gallery", "{photo}", "{photo}"], ["--gallery", "ends in .html"]),
-        (["{run}", "--gallery", "{empty}/new", "{photo}"], ["--gallery", "ends in .html"]),
+        (["{run}", "{photo}", "--gallery", "{folder}"], ["--gallery", "must be a file"]),
+        (["{run}", "{photo}", "--gallery", "{empty}/none/x.html"], ["--gallery", "existing folder"]),
+        (["{run}", "--gallery", "{photo}", "{photo}"], ["--gallery", "must end in .html"]),
+        (["{run}", "--gallery", "{empty}/new", "{photo}"], ["--gallery", "must end in .html"]),
         (["{run}"], ["PHOTO"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The attention unit: every form against the plain reference."""
+"""The attention unit: every path against the plain reference."""
 
 import copy
 from contextlib import nullcontext
@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 
-import timm_landmark  # noqa: F401  registers the models
 from timm_landmark.layers import (
     PATHS,
     ChannelAttention2d,
@@ -144,7 +143,7 @@ def test_bfloat16_output_folds_as_batchnorm_in_float32(training: bool) -> None:
     exact = copy.deepcopy(folded).double()
     expected = exact(x.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert can_fold(x, folded.norm)
+        assert can_fold(folded.norm, x)
         ours = folded(x)
         with force_path("plain"):
             usual = plain(x)
@@ -179,7 +178,7 @@ def test_a_variance_that_rounds_to_nothing_stays_finite() -> None:
 
 @pytest.mark.parametrize("path", STREAMED)
 def test_forward_mode_and_functional_derivatives(path: str) -> None:
-    """Every transform of torch.func, and dual numbers, give the plain form's derivatives."""
+    """Every transform of torch.func, and dual numbers, give the derivatives of the plain path."""
     shape = (2, 8, 16, 4, 3, 3)
     module = unit(shape).eval()
     x = make(shape)[0].detach()
@@ -243,7 +242,7 @@ def test_the_streamed_unit_keeps_no_map() -> None:
     assert 0 < largest <= batch * out_chs * out_chs * 4 / 4
 
 
-# The paper's Table 1 at 224 pixels: in_chs, out_chs, side; and the form that counting names.
+# The paper's Table 1 at 224 pixels: in_chs, out_chs, side; and the path that is chosen by count.
 STAGES = [(128, 256, 56, "gram"), (256, 512, 28, "gram"), (512, 1024, 14, "gram"), (1024, 2048, 7, "product")]
 
 
@@ -266,10 +265,10 @@ def test_small_maps_take_the_product() -> None:
     assert choose_path(128, 256, 32, 24, 24) == "gram"
 
 
-def test_an_unknown_form_is_refused_and_the_choice_stays() -> None:
+def test_an_unknown_path_is_refused_and_the_choice_stays() -> None:
     with pytest.raises(ValueError, match="plain, product, gram"), force_path("fast"):
         pass
-    with pytest.raises(ValueError, match="no such form"):
+    with pytest.raises(ValueError, match="unknown path"):
         channel_attention_macs(8, 16, 4, 2, 2, "fast")
     assert choose_path(128, 256, 32, 56, 56) == "gram"
 
@@ -318,10 +317,10 @@ def test_folded_output_survives_a_large_mean_in_float32() -> None:
 def test_other_norms_keep_the_usual_way() -> None:
     for norm in (torch.nn.SyncBatchNorm, lambda channels, **_: torch.nn.GroupNorm(4, channels)):
         module = ChannelAttention2d(8, 16, groups=4, norm_layer=norm).eval()
-        assert not can_fold(torch.randn(2, 8, 5, 5), module.norm)
+        assert not can_fold(module.norm, torch.randn(2, 8, 5, 5))
         assert module(torch.randn(2, 8, 5, 5)).shape == (2, 16, 5, 5)
     half = torch.randn(2, 8, 5, 5, dtype=torch.float16)
-    assert not can_fold(half, torch.nn.BatchNorm2d(16))
+    assert not can_fold(torch.nn.BatchNorm2d(16), half)
 
 
 def test_one_value_a_channel_is_refused_in_training() -> None:

@@ -144,7 +144,7 @@ def test_settle_before_the_first_checkpoint(tmp_path):
 def test_settle_refuses_a_run_that_lost_its_checkpoints_or_rows(tmp_path):
     run = make_run(tmp_path)
     (run / "summary.csv").write_text(HEADER + line(0) + line(2))
-    with pytest.raises(UserError, match="lacks epochs before 3"):
+    with pytest.raises(UserError, match="epochs before 3 are missing"):
         settle(run)
     (run / "last.pth.tar").unlink()
     with pytest.raises(UserError, match=r"no readable last\.pth\.tar"):
@@ -169,7 +169,7 @@ class Hostile:
 def test_a_hostile_pickle_is_refused_and_nothing_of_it_run(tmp_path):
     proof = tmp_path / "proof"
     torch.save({"state_dict": {"w": torch.zeros(1)}, "x": Hostile(str(proof))}, tmp_path / "h.pth.tar")
-    with pytest.raises(UserError, match="asks for code to be run, which was refused") as caught:
+    with pytest.raises(UserError, match="loading it would run code, which is not allowed") as caught:
         load_model_weights(tmp_path / "h.pth.tar")
     assert "\n" not in str(caught.value)
     assert not proof.exists()
@@ -189,7 +189,7 @@ def test_a_torn_checkpoint_is_refused(tmp_path, content):
 
 def test_what_holds_no_weights_is_refused(tmp_path):
     torch.save({"epoch": 3, "loss": 1.0}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         load_model_weights(tmp_path / "c.pth.tar")
 
 

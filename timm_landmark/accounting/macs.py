@@ -200,8 +200,6 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
     """
     import timm
 
-    import timm_landmark  # noqa: F401  (registers the models)
-
     if not timm.is_model(name):
         from difflib import get_close_matches
 

@@ -8,7 +8,6 @@ import torch
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-import timm_landmark  # noqa: F401  (registers the models)
 from timm_landmark.accounting.claims import SEVEN
 from timm_landmark.accounting.macs import build, convolution_weights, count_model
 from timm_landmark.layers import ChannelAttention2d

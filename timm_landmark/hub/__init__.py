@@ -1,1 +1,1 @@
-"""A trained model travels: export, check, push, and back from a folder or the Hub."""
+"""Export of trained models, their check and upload, and loading from a folder or the Hugging Face Hub."""

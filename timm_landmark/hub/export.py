@@ -1,4 +1,4 @@
-"""``timm-landmark export``: a finished run as a folder for the Hugging Face Hub."""
+"""``timm-landmark export``: writes a finished run to a folder for the Hugging Face Hub."""
 
 import argparse
 import json
@@ -16,19 +16,19 @@ from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.hub.config import class_names
 from timm_landmark.hub.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.runs.folder import INFO, SUMMARY
 from timm_landmark.runs.model import Run, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
-from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS
+from timm_landmark.utils.hub_files import CARD, CONFIG, LICENSE, ONNX, VECTORS, WEIGHTS
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import printable, say
 
 if TYPE_CHECKING:
     from torch import nn
 
-VECTORS, ONNX, CARD = "test_vectors.safetensors", "model.onnx", "README.md"
 SEED, VECTOR_IMAGES = 0, 2
-TOLERANCE = 1e-4  # of the largest logit's size, or of 1: what float32 sums in another order come to, with room
+TOLERANCE = 1e-4  # relative to the largest logit or 1; covers float32 sums in another order
 ONNX_TOLERANCE = 1e-3
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     """Runs the verb; returns 0.
 
     Raises:
-        UserError: If the run is not finished or readable, or the folder, name or type cannot be had.
+        UserError: If the run is not finished or readable, or the folder, name or dtype cannot be used.
     """
     options = _parser().parse_args(argv)
     run = load_run(options.run)
@@ -62,58 +62,59 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="timm-landmark export",
         description=(
-            "Writes the run's best epoch (its EMA weights where it has them) as a folder for the Hugging Face Hub: "
-            "weights, config.json, model card, licence, test vectors and sums."
+            "Writes the run's best epoch (the EMA weights if it has them) to a folder for the Hugging Face Hub: "
+            "weights, config.json, model card, licence, test vectors and checksums."
         ),
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to train --output")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
-    parser.add_argument("--name", help="ARCHITECTURE.TAG, such as resneat50.my_landmarks (default: tag from RUN)")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --output)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to create")
+    parser.add_argument("--name", help="ARCHITECTURE.TAG, such as resneat50.my_landmarks (default tag: name of RUN)")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the weights (default: fp32)")
-    parser.add_argument("--license", default="apache-2.0", metavar="ID", help="the weights' (default: apache-2.0)")
-    parser.add_argument("--onnx", action="store_true", help="model.onnx beside it, checked in onnxruntime")
-    parser.add_argument("--data", type=place, help="the data set of the run, for its release and licence, if it moved")
+    parser.add_argument("--license", default="apache-2.0", metavar="ID", help="of the weights (default: apache-2.0)")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx and check it with onnxruntime")
+    parser.add_argument("--data", type=place, help="data set of the run, if it was moved (for release and licence)")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an exported model")
     return parser
 
 
 def checked_name(name: str | None, run: Run) -> str:
-    """``ARCHITECTURE.TAG``; by default the run folder's name makes the tag.
+    """Returns ``ARCHITECTURE.TAG``; the default tag is the name of the run folder.
 
     Raises:
-        UserError: If the architecture is not the run's or the tag has other than letters, digits, ``_`` and ``-``.
+        UserError: If the architecture is not the run's, or the tag has characters other than letters, digits, ``_``
+            and ``-``.
     """
     if name is None:
         return f"{run.model}.{re.sub(r'[^0-9A-Za-z_]+', '_', run.path.resolve().name).strip('_') or 'run'}"
     architecture, _, tag = name.partition(".")
     if architecture != run.model:
-        raise UserError(f"--name {name}: the run's model is {run.model}; write {run.model}.TAG")
+        raise UserError(f"--name {name}: the run's model is {run.model}; use {run.model}.TAG")
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}", tag):
-        raise UserError(f"--name {name}: the tag after the first dot may have letters, digits, _ and -")
+        raise UserError(f"--name {name}: the tag after the first dot may contain only letters, digits, _ and -")
     return name
 
 
 @contextmanager
 def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields a temporary folder beside ``output`` that takes its place, whole, at the end; or nothing changes.
+    """Yields a temporary folder beside ``output`` that replaces it at the end; on an error nothing changes.
 
-    Where ``output`` exists it is called ``output.old`` for the moment between two renames. A kill in that moment leaves
-    it there, whole; the next export says so.
+    An existing ``output`` is named ``output.old`` between two renames. If the process is killed at that moment, the
+    complete old folder stays under this name, and the next export reports it.
 
     Raises:
         UserError: If ``output`` exists and may not be replaced, or cannot be written.
     """
-    place = output.resolve()  # of a link its target, and "." has a name then
+    place = output.resolve()  # a link is followed, and "." gets a name
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     old = place.with_name(f"{place.name}.old")
     if old.exists() and (overwrite or not place.exists()):
         raise UserError(
-            f"--output {output}: {old} is in the way, perhaps the old model of an export that was killed; rename it "
-            "or delete it"
+            f"--output {output}: {old} already exists, perhaps the old model of an export that was killed; rename or "
+            "delete it"
         )
     if place.exists():
         if not overwrite:
-            raise UserError(f"--output {output} exists; give --overwrite to replace it, or another folder")
+            raise UserError(f"--output {output} already exists; add --overwrite or choose another folder")
         check_replaceable(output)
     try:
         temporary.mkdir(parents=True)
@@ -130,16 +131,16 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         else:
             temporary.rename(place)
     except OSError as error:
-        raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing is left") from error
+        raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that is not an exported model, or that holds a file which no export wrote.
+    """Checks that a folder is an exported model without any other files.
 
     Raises:
-        UserError: If something in it would be lost that exporting again does not bring back.
+        UserError: If replacing the folder would delete a file that was not written by an export.
     """
     try:
         own = {SUMS, *read_sums(folder)}
@@ -147,80 +148,82 @@ def check_replaceable(folder: Path) -> None:
         own = set()
     if not {CONFIG, WEIGHTS, VECTORS} <= own:
         raise UserError(
-            f"--output {folder} is not an exported model, so --overwrite does not touch it; give another folder"
+            f"--output {folder} is not an exported model, so --overwrite does not replace it; choose another folder"
         )
     inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     if foreign := [name for path in inside if (name := path.relative_to(folder).as_posix()) not in own]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"--output {folder} holds {printable(foreign[0])}{more}, which no export wrote; move it away first, or "
-            "give another folder"
+            f"--output {folder} contains {printable(foreign[0])}{more}, not written by an export; move it away first "
+            "or choose another folder"
         )
 
 
 def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> None:
-    """Writes everything but ONNX and the sums into an empty ``folder``.
+    """Writes everything except ONNX and the checksums to ``folder``.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
+        run: The run, from :func:`timm_landmark.runs.model.load_run`.
         folder: An empty folder.
         name: ``ARCHITECTURE.TAG``.
-        dtype: ``fp32`` or ``fp16``, the type of the stored weights.
-        licence: Of the weights, as the Hub's tag.
+        dtype: ``fp32`` or ``fp16``, the dtype of the stored weights.
+        licence: Licence of the weights, as an identifier of the Hub.
 
     Raises:
-        UserError: If the classes do not fit the model, or a weight does not fit the type.
+        UserError: If the classes do not fit the model, or a weight does not fit into the dtype.
     """
     classes = [harmless(row) for row in read_rows(run.path, ClassRow)]
     if len(classes) != run.num_classes:
-        raise UserError(f"{run.path}: classes.csv has {len(classes)} classes, the model {run.num_classes}; train again")
+        raise UserError(
+            f"{run.path}: {len(classes)} classes in classes.csv, {run.num_classes} in the model; train again"
+        )
     model = load_run_model(run)
     save_weights(model, folder, name, classes, run, dtype, licence)
-    model.float()  # computes with what was stored
+    model.float()  # compute with the stored values
     tolerance = _save_vectors(model, folder, run.input_size)
     measured = _measure(model, run, dtype, tolerance)
     card = render_card(run, name, classes, measured, licence)
     write_atomic(folder / CARD, card)
-    write_atomic(folder / "LICENSE", _licence_note(run, classes, licence))
-    write_json(folder / "run.json", {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
+    write_atomic(folder / LICENSE, _licence_note(run, classes, licence))
+    write_json(folder / INFO, {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
     write_rows(folder, ClassRow, classes)
-    write_atomic(folder / "summary.csv", (run.path / "summary.csv").read_bytes())
+    write_atomic(folder / SUMMARY, (run.path / SUMMARY).read_bytes())
 
 
 def harmless(row: ClassRow) -> ClassRow:
-    """The class with nothing in its id and name that a terminal or an editor would act on."""
+    """Returns the class with control characters removed from its id and name."""
     return replace(row, landmark_id=printable(row.landmark_id), name=printable(row.name))
 
 
 def save_weights(
     model: "nn.Module", folder: Path, name: str, classes: Sequence[ClassRow], run: Run, dtype: str, licence: str
 ) -> None:
-    """Writes model.safetensors and config.json with timm's own ``save_for_hf``."""
+    """Writes model.safetensors and config.json with timm's ``save_for_hf``."""
     import torch
     from timm.models import save_for_hf
 
-    model.to(memory_format=torch.contiguous_format)  # a channels_last tensor is refused by safetensors
+    model.to(memory_format=torch.contiguous_format)  # safetensors rejects channels_last tensors
     if dtype == "fp16":
         model.half()
         if lost := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
-            raise UserError(f"--dtype fp16: {lost[0]} has values beyond 65504; export with --dtype fp32")
+            raise UserError(f"--dtype fp16: {lost[0]} has values beyond 65504; use --dtype fp32")
     save_for_hf(
         model,
-        folder,
+        str(folder),
         model_config=class_names(classes),
         model_args=dict(run.args.get("model_kwargs") or {}),
         safe_serialization=True,
     )
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config.get("model_args", {}).pop("num_classes", None)  # transformers gives it too, and Python takes it only once
+    config.get("model_args", {}).pop("num_classes", None)  # transformers passes it too, which would be a duplicate
     cfg = config["pretrained_cfg"]
     for key in ("test_input_size", "test_crop_pct", "test_pool_size", "origin_url", "paper_ids", "paper_name", "notes"):
-        cfg.pop(key, None)  # of the weights that the architecture's default names
+        cfg.pop(key, None)  # these describe the default weights of the architecture
     if run.input_size != tuple(cfg.get("input_size", ())):
         cfg["pool_size"] = None
     cfg.update(
         tag=name.partition(".")[2],
-        hf_hub_filename=WEIGHTS,  # else timm goes on to a pickle when the network fails
+        hf_hub_filename=WEIGHTS,  # else timm tries a pickle when the network fails
         custom_load=False,
         num_classes=run.num_classes,
         input_size=list(run.input_size),
@@ -238,18 +241,18 @@ def _save_vectors(model: "nn.Module", folder: Path, input_size: tuple[int, int, 
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(SEED)
-    images = torch.randn(VECTOR_IMAGES, *input_size, generator=generator)  # (B, C, H, W), as normalised photos
+    images = torch.randn(VECTOR_IMAGES, *input_size, generator=generator)  # (B, C, H, W), like normalized photos
     with torch.inference_mode():
         logits = model(images)
     if not torch.isfinite(logits).all():
-        raise UserError("the model's logits are not finite; export a run that learned something")
+        raise UserError("the model's logits are not finite (NaN or infinity); train again with a lower --lr")
     tolerance = TOLERANCE * max(1.0, logits.abs().max().item())
     facts = {"seed": str(SEED), "tolerance": repr(tolerance), "torch": torch.__version__}
     save_file({"input": images, "logits": logits.contiguous()}, folder / VECTORS, metadata=facts)
     return tolerance
 
 
-def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Measured:
+def _measure(model: Any, run: Run, dtype: str, tolerance: float) -> Measured:
     import torch
 
     from timm_landmark.accounting.macs import count_macs
@@ -271,7 +274,7 @@ def _measure(model: "nn.Module", run: Run, dtype: str, tolerance: float) -> Meas
 
 
 def _feature_shapes(run: Run) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the maps of ``features_only=True`` for one image; empty for a model that has none."""
+    """Shapes of the feature maps of ``features_only=True`` for one image; empty if the model does not support it."""
     import timm
     import torch
 
@@ -290,6 +293,6 @@ def _licence_note(run: Run, classes: Sequence[ClassRow], licence: str) -> str:
         f"The weights in this folder: {licence}.\n"
         "The code of the architecture: timm-landmark and timm, both Apache-2.0 (https://www.apache.org/licenses/"
         "LICENSE-2.0).\n"
-        f"The photos they were trained on are not part of this folder and have licences of their own. "
+        f"The training photos are not part of this folder and have their own licences. "
         f"{data['licence']}\n"
     )

@@ -1,8 +1,6 @@
-"""Exported models, in a folder or on the Hugging Face Hub: fetched whole, read as data, loaded as timm does.
+"""Downloading and loading of exported models from a folder or the Hugging Face Hub.
 
-FOLDER/model.safetensors  config.json  README.md  LICENSE  run.json  summary.csv  classes.csv
-FOLDER/test_vectors.safetensors   a seeded input and its logits     FOLDER/model.onnx   with --onnx
-FOLDER/sha256sums.txt             of all the others
+Their files are listed in ``timm_landmark.utils.hub_files``.
 """
 
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING
 from timm_landmark.hub.config import ModelConfig, read_config
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_cache import drop, is_sound
-from timm_landmark.utils.hub_errors import CONFIG, WEIGHTS, explain, split_revision
+from timm_landmark.utils.hub_errors import explain, split_revision
+from timm_landmark.utils.hub_files import CONFIG, LICENSE, WEIGHTS
 from timm_landmark.utils.text import printable
 
 if TYPE_CHECKING:
@@ -19,24 +18,24 @@ if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = "hf-hub:"
-# All that is ever fetched; a pickle in a repository stays there.
-PATTERNS = ["*.safetensors", "*.json", "*.csv", "*.txt", "*.md", "LICENSE", "*.onnx"]
+# Only these files are downloaded, so never a pickle.
+PATTERNS = ["*.safetensors", "*.json", "*.csv", "*.txt", "*.md", LICENSE, "*.onnx"]
 
 
 def fetch(source: str, cache_dir: str | Path | None = None) -> Path:
-    """The folder that ``source`` means: itself, or the copy of a Hub repository in the cache.
+    """Returns the folder of a model: ``source`` itself, or the downloaded copy of a Hub repository in the cache.
 
     Args:
         source: A folder, or ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``.
-        cache_dir: Where to keep downloads, if not in huggingface_hub's own place.
+        cache_dir: Where to store downloads; by default the cache of huggingface_hub.
 
     Raises:
-        UserError: If there is no such folder, or the repository cannot be had; the message names the remedy.
+        UserError: If the folder does not exist or the repository cannot be downloaded; the message names the remedy.
     """
     if not source.startswith(PREFIX):
         folder = Path(source)
         if not folder.is_dir():
-            raise UserError(f"{source}: no such folder; a repository on the Hub is written hf-hub:ORG/NAME")
+            raise UserError(f"{source}: no such folder; write a repository on the Hub as hf-hub:ORG/NAME")
         return folder
     from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -44,7 +43,7 @@ def fetch(source: str, cache_dir: str | Path | None = None) -> Path:
     name, revision = split_revision(repo)
     file = CONFIG
     try:
-        for file in (CONFIG, WEIGHTS):  # by name, so that a missing one is missed
+        for file in (CONFIG, WEIGHTS):  # by name, so that a missing file is an error
             hf_hub_download(name, file, revision=revision, cache_dir=cache_dir)
         file = "its files"
         folder = Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=PATTERNS))
@@ -56,23 +55,23 @@ def fetch(source: str, cache_dir: str | Path | None = None) -> Path:
         if path.is_file() and not is_sound(path):
             drop(path)
             raise UserError(
-                f"{repo}: {path.name} is damaged (its SHA-256 is not the one that the Hub states) and was taken out of "
-                "the cache; try again"
+                f"{repo}: {path.name} is damaged (its SHA-256 differs from the one stated by the Hub) and was removed "
+                "from the cache; try again"
             )
     return folder
 
 
 def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Module, ModelConfig]":
-    """The exported model in eval mode, with its weights, and what config.json says of it.
+    """Loads an exported model in eval mode, and its configuration.
 
-    One blank image goes through it, so that what this returns gives a logit for each class.
+    The model is run on one blank image to make sure that it returns one logit per class.
 
     Args:
-        source: A folder, or ``hf-hub:ORG/NAME[@REVISION]``; of either only safetensors are read.
-        cache_dir: Where to keep downloads, if not in huggingface_hub's own place.
+        source: A folder, or ``hf-hub:ORG/NAME[@REVISION]``; only safetensors are read.
+        cache_dir: Where to store downloads; by default the cache of huggingface_hub.
 
     Raises:
-        UserError: If it cannot be had, is damaged, or its tensors do not fit its config.json.
+        UserError: If it cannot be downloaded, is damaged, or its tensors do not fit its config.json.
     """
     import timm
     import torch
@@ -83,7 +82,7 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
     folder = fetch(source, cache_dir)
     config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{source} has no {WEIGHTS}; pickles are not read: make it with `timm-landmark export`")
+        raise UserError(f"{source} has no {WEIGHTS}, and pickles are not read; create it with `timm-landmark export`")
     overlay = {"custom_load": False}
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay).eval()
@@ -94,12 +93,12 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
     except SafetensorError as error:
         if source.startswith(PREFIX):
             drop(folder / WEIGHTS)
-        raise UserError(f"{source}: {WEIGHTS} is damaged ({error}); fetch or export it anew") from None
-    except Exception as error:  # config.json is anyone's: its arguments may be anything
+        raise UserError(f"{source}: {WEIGHTS} is damaged ({error}); download or export it again") from None
+    except Exception as error:  # config.json is untrusted: its arguments may be anything
         reason = explain_misfit(error, source, config.architecture) if isinstance(error, RuntimeError) else None
         raise UserError(
             reason
-            or f"{source}: {config.architecture} does not work as its {CONFIG} says "
+            or f"{source}: {config.architecture} cannot be built from its {CONFIG} "
             f"({type(error).__name__}: {printable(str(error), 160)}); export the run again"
         ) from None
     if config.num_classes and shape != (1, config.num_classes):
@@ -110,7 +109,7 @@ def load_model(source: str, cache_dir: str | Path | None = None) -> "tuple[nn.Mo
 
 
 def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
-    """Tensors and metadata of a safetensors file.
+    """Reads the tensors and metadata of a safetensors file.
 
     Raises:
         UserError: If it is missing or damaged.
@@ -123,4 +122,4 @@ def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, str]]"
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({printable(str(error), 120)})") from None
+        raise UserError(f"{path} is damaged or not a safetensors file ({printable(str(error), 120)})") from None

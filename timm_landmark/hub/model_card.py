@@ -1,4 +1,4 @@
-"""The model card of an exported run: figures from the run's files, metadata by huggingface_hub, words by a template."""
+"""The model card of an exported run: figures from its files, metadata by huggingface_hub, text from a template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _HOSTS = {
     "resneat": "Xie et al.: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431",
     "inception_resnet_pa": "Szegedy et al.: Inception-v4, Inception-ResNet, https://arxiv.org/abs/1602.07261",
 }
-SHOWN_CLASSES = 20  # in the card; run.json has them all
+SHOWN_CLASSES = 20  # in the card; run.json has all
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What export counts on the live model."""
+    """What export measures on the loaded model."""
 
     parameters: int
     macs: int
@@ -38,14 +38,14 @@ class Measured:
 
 
 def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Measured, licence: str) -> str:
-    """The README.md of an exported run.
+    """Renders the README.md of an exported run.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
+        run: The run, from :func:`timm_landmark.runs.model.load_run`.
         name: ``architecture.tag``.
         classes: The run's classes in the order of the outputs.
-        measured: What was counted on the model.
-        licence: The weights' licence, as the Hub's tag.
+        measured: What was measured on the model.
+        licence: Licence of the weights, as an identifier of the Hub.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -54,6 +54,7 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
     )
     environment.globals.update(millions=lambda n: f"{n / 1e6:.2f}", billions=lambda n: f"{n / 1e9:.3f}")
     data = data_facts(run, classes)
+    family = _family(run.model)
     results = [_result(run, evaluation) for evaluation in evaluations(run)]
     smallest = min((result["images"] for result in results), default=0)
     text = environment.get_template("model_card.md.jinja").render(
@@ -61,8 +62,8 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
         repo=placeholder(name),
         summary=f"A `{run.model}` trained on {data['title']} with {len(classes)} classes by `timm-landmark`.",
         architecture=run.model,
-        registered_here=_family(run.model) is not None,
-        papers=[PAPER, _HOSTS[_family(run.model)]] if _family(run.model) else [TIMM],
+        registered_here=family is not None,
+        papers=[PAPER, _HOSTS[family]] if family else [TIMM],
         input_size=run.input_size,
         resize=int(run.input_size[1] / run.crop_pct),
         interpolation=run.interpolation,
@@ -79,31 +80,29 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
 
 
 def placeholder(name: str) -> str:
-    """The repository that the card's snippets name until ``push`` knows the real one."""
+    """The repository in the card's snippets until ``push`` inserts the real one."""
     return f"ORG/{name}"
 
 
 def with_repository(card: str, name: str, repo: str) -> str:
-    """The card with ``repo`` in its snippets."""
+    """Returns the card with ``repo`` in its snippets."""
     return card.replace(placeholder(name), repo)
 
 
 def metrics(card: str) -> dict[tuple[str, str], float]:
-    """The metadata's results: (split, metric name) -> value.
+    """Reads the results in the card's metadata: (split, metric name) -> value.
 
     Raises:
         ValueError: If the front matter is missing or huggingface_hub cannot read it.
     """
     from huggingface_hub import ModelCard
 
-    parsed = ModelCard(card, ignore_metadata_errors=False)
-    return {
-        (str(each.dataset_split), str(each.metric_name)): each.metric_value for each in parsed.data.eval_results or ()
-    }
+    metadata: Any = ModelCard(card, ignore_metadata_errors=False).data  # its type depends on the card
+    return {(str(each.dataset_split), str(each.metric_name)): each.metric_value for each in metadata.eval_results or ()}
 
 
 def run_metrics(info: dict[str, Any]) -> dict[tuple[str, str], float]:
-    """The results that a run's ``run.json`` holds, under the names that the card's metadata gives them."""
+    """Returns the results in ``run.json`` under the names used in the card's metadata."""
     return {
         (evaluation["split"], label): evaluation[key]["value"]
         for evaluation in (info.get("evaluation") or {}).values()
@@ -112,12 +111,12 @@ def run_metrics(info: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def _labels(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    top5 = [("top5", f"top-{evaluation['top_k']}")]  # of as many classes it would say nothing
+    top5 = [("top5", f"top-{evaluation['top_k']}")]  # left out with k classes or fewer, where it is always 1
     return [("top1", "top-1"), *top5 * (evaluation["top_k"] < len(evaluation["per_class"])), ("gap", "GAP")]
 
 
 def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
-    """The front matter; an evaluation becomes the Hub's model-index."""
+    """Renders the front matter; evaluations become the Hub's model-index."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -146,7 +145,7 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
-    """The run's evaluations of its best epoch, which is the one exported; the test split first."""
+    """Returns the run's evaluations of its best epoch, which is exported; the test split comes first."""
     epoch = best_epoch(read_summary(run.path), run.args.get("eval_metric", "top1"))
     found = [each for each in (run.info.get("evaluation") or {}).values() if each["epoch"] == epoch]
     found = [
@@ -173,7 +172,7 @@ def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
         "per_class": [dict(row, name=markdown(row["name"])) for row in shown],
         "per_class_title": "By class:"
         if len(shown) == len(ranked)
-        else f"By class, the {len(shown)} largest of {len(ranked)} (`run.json` has all):",
+        else f"By class, the {len(shown)} largest of {len(ranked)} (all are in `run.json`):",
     }
 
 
@@ -185,9 +184,10 @@ def _validation(run: Run) -> str | None:
 
 
 def training_words(run: Run) -> str:
-    """How the run was trained, in a sentence or two."""
+    """Describes in a sentence how the run was trained."""
     info, args = run.info, run.args
-    rule = "halved when validation top-1 fell below the epoch before" if info.get("rate_rule") == "paper" else "timm's"
+    paper_rule = "halved when validation top-1 falls below that of the previous epoch"
+    rule = paper_rule if info.get("rate_rule") == "paper" else "timm's schedule"
     trainer = info.get("trainer") or {}
     seconds = info.get("wall_seconds")
     machine = (info.get("machine") or {}).get("cpu")
@@ -198,7 +198,7 @@ def training_words(run: Run) -> str:
         f"{printable(str(trainer.get('timm')), 20)}"
         + (f"; started from {started}" if (started := _start(info)) else "")
         + (f"; {seconds:.0f} s on {printable(str(machine), 60)}" if seconds and machine else "")
-        + ". `run.json` and `summary.csv` tell the rest."
+        + ". Details are in `run.json` and `summary.csv`."
     )
 
 
@@ -207,20 +207,20 @@ def _start(info: dict[str, Any]) -> str | None:
     if not start:
         return None
     share = f"{start['parameters_copied'] / 1e6:.2f} of {start['parameters'] / 1e6:.2f} M parameters"
-    return f"{markdown(str(start['source']))} ({share}), the rest fresh"
+    return f"{markdown(str(start['source']))} ({share}), the rest from random initialization"
 
 
 def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
-    """What may be said of the training data: from its own dataset.json where that data set is at hand."""
+    """Describes the training data, from its dataset.json if the data set is available."""
     from timm_landmark.data.layout import data_digest, read_dataset_info
 
     release, digest = "", run.info.get("data_digest")
     if run.data is not None and data_digest(run.data) == digest:
         release = printable(str(read_dataset_info(run.data).get("release") or ""), 80)
     known = rights(release)
-    drawn = "The pictures were drawn by code; nobody else has rights in them." if release == "synthetic" else None
+    drawn = "The images were generated by code, without third-party rights." if release == "synthetic" else None
     title = "procedural landmarks" if drawn else release or "a prepared data set"
-    words = markdown(title) if release else "a data set that was not at hand when this card was written"
+    words = markdown(title) if release else "a data set that was not available when this card was written"
     counts = ", ".join(f"{sum(getattr(row, split) for row in classes)} images in {split}" for split in SPLITS)
     return {
         "title": markdown(title),
@@ -230,7 +230,7 @@ def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
         "classes": len(classes),
         "counts": counts,
         "licence": drawn or known["licence_text"],
-        "citations": list(known["citations"]),
+        "citations": known["citations"],
     }
 
 

@@ -1,37 +1,38 @@
-"""ONNX beside exported weights, held against them in onnxruntime."""
+"""ONNX export of an exported model, checked with onnxruntime."""
 
 import warnings
 from pathlib import Path
 
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_files import ONNX, VECTORS
 
 
 def export_onnx(folder: Path, tolerance: float) -> float:
-    """Writes FOLDER/model.onnx with a dynamic batch and compares it with the weights that lie there.
+    """Writes FOLDER/model.onnx with a dynamic batch size and compares its logits with those of the weights.
 
     Args:
-        folder: An exported model with its test vectors.
-        tolerance: The largest difference of a logit that is allowed, in units of the largest logit (or of 1).
+        folder: An exported model, with test vectors.
+        tolerance: Largest allowed difference of a logit, relative to the largest logit or 1.
 
     Returns:
-        The largest difference found, over batches of 1, 2 and 3.
+        The largest difference over batches of 1, 2 and 3.
 
     Raises:
-        UserError: If a package is missing, or onnxruntime's logits differ by more.
+        UserError: If a package is missing, or the logits differ by more than ``tolerance``.
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
+        import onnxscript  # noqa: F401  (needed by torch's exporter)
     except ImportError as error:
-        raise UserError(f"--onnx needs the package {error.name}: pip install 'timm-landmark[export]'") from None
+        raise UserError(f"--onnx needs the package {error.name}; run pip install 'timm-landmark[export]'") from None
     import torch
 
     from timm_landmark.hub.exported import load_model, read_tensors
 
     model, _ = load_model(str(folder))
-    vectors, _ = read_tensors(folder / "test_vectors.safetensors")
-    path = folder / "model.onnx"
-    with warnings.catch_warnings():
+    vectors, _ = read_tensors(folder / VECTORS)
+    path = folder / ONNX
+    with warnings.catch_warnings():  # the filters are global; safe here, because export runs in a single thread
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -54,8 +55,8 @@ def export_onnx(folder: Path, tolerance: float) -> float:
         scale = max(1.0, expected.abs().max().item())
         differences.append((torch.from_numpy(logits) - expected).abs().max().item() / scale)
     largest = max(differences)
-    if not all(difference <= tolerance for difference in differences):  # max() passes over NaN
+    if not all(difference <= tolerance for difference in differences):  # max() may ignore NaN
         raise UserError(
-            f"--onnx: onnxruntime's logits differ by {largest:.1e}, more than {tolerance:.0e}; leave it out"
+            f"--onnx: onnxruntime's logits differ by {largest:.1e}, more than {tolerance:.0e}; export without --onnx"
         )
     return largest

@@ -1,45 +1,46 @@
-"""``timm-landmark push``: an exported model to the Hugging Face Hub, by huggingface_hub."""
+"""``timm-landmark push``: uploads an exported model to the Hugging Face Hub."""
 
 import argparse
 import hashlib
 from pathlib import Path
 
 from timm_landmark.data.check import SUMS, read_sums
-from timm_landmark.hub.check import CARD, HUB_FILES, check_model
+from timm_landmark.hub.check import HUB_FILES, check_model
 from timm_landmark.hub.config import ModelConfig, read_config
 from timm_landmark.hub.model_card import with_repository
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.hub_errors import WEIGHTS, explain
+from timm_landmark.utils.hub_errors import explain
+from timm_landmark.utils.hub_files import CARD, CONFIG, WEIGHTS
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import printable, say
 
 NO_TOKEN = (
-    "there is no token for the Hub: make one that may write at https://huggingface.co/settings/tokens, then run "
+    "no token for the Hub: create a token with write access at https://huggingface.co/settings/tokens, then run "
     "`hf auth login` or set HF_TOKEN"
 )
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns 0, or 1 if ``check`` finds something.
+    """Runs the verb; returns 0, or 1 if ``check`` finds damage.
 
     Raises:
-        UserError: For a bad repository name, a missing token, or what the Hub refuses.
+        UserError: If the repository name is invalid, the token is missing, or the Hub rejects the upload.
     """
     options = _parser().parse_args(argv)
-    if options.folder.is_dir() and not (options.folder / "config.json").is_file():
-        raise UserError(f"{options.folder} is no exported model; make one with `timm-landmark export`")
+    if options.folder.is_dir() and not (options.folder / CONFIG).is_file():
+        raise UserError(f"{options.folder} is not an exported model; create one with `timm-landmark export`")
     check_name(options.repository)
     if problems := check_model(str(options.folder)):
         for problem in problems:
             say(problem)
-        say(f"{options.folder}: not pushed; export it again")
+        say(f"{options.folder}: not pushed because it is damaged; export it again")
         return 1
     contents = staged(options.folder, options.repository)
     _print_plan(contents, options)
     if options.dry_run:
         from huggingface_hub import get_token
 
-        say("dry run: nothing was sent" + ("" if get_token() else f"; {NO_TOKEN}"))
+        say("dry run: nothing was uploaded" + ("" if get_token() else f"; {NO_TOKEN}"))
         print_usage(read_config(options.folder), options.folder, options.repository, "COMMIT")
         return 0
     commit = upload(contents, options.repository, options.private, options.revision)
@@ -50,21 +51,21 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="timm-landmark push",
-        description="Checks an exported model, says what goes where, and uploads it to the Hub in one commit.",
+        description="Checks an exported model, lists the files to upload, and uploads them to the Hub in one commit.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder given to export --output")
-    parser.add_argument("repository", metavar="ORG/NAME", help="repository; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="make a new repository private, and refuse a public one")
-    parser.add_argument("--revision", help="branch to put it on; made if it is not there (default: main)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go where; send nothing")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="exported folder (export --output)")
+    parser.add_argument("repository", metavar="ORG/NAME", help="repository; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create it as private; fail if it exists and is public")
+    parser.add_argument("--revision", help="branch; created if it does not exist (default: main)")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded")
     return parser
 
 
 def check_name(repository: str) -> None:
-    """Holds ORG/NAME against the Hub's rules.
+    """Checks that ORG/NAME is valid on the Hub.
 
     Raises:
-        UserError: If the Hub would not take it.
+        UserError: If it is not.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -75,13 +76,13 @@ def check_name(repository: str) -> None:
             raise HFValidationError
     except HFValidationError:
         raise UserError(
-            f"ORG/NAME {printable(repository, 100)!r}: write your user or organization, a slash and a name of letters, "
-            "digits, '.', '_' and '-'"
+            f"ORG/NAME {printable(repository, 100)!r}: must be your user or organization, a slash and a name of "
+            "letters, digits, '.', '_' and '-'"
         ) from None
 
 
 def staged(folder: Path, repository: str) -> dict[str, Path | bytes]:
-    """What goes up: the folder's files, the card naming the real repository, and the sums with the card's new one."""
+    """Returns the files to upload: the folder's, with the repository's name in the card and new checksums."""
     sums = read_sums(folder)
     card = (folder / CARD).read_text(encoding="utf-8")
     card = with_repository(card, read_config(folder).name, repository).encode()
@@ -94,8 +95,8 @@ def _print_plan(contents: dict[str, Path | bytes], options: argparse.Namespace) 
     from huggingface_hub import constants
 
     place = f"{constants.ENDPOINT}/{options.repository}"
-    kind = "only to a private repository" if options.private else "a new repository would be public"
-    say(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {kind}")
+    access = "private repositories only" if options.private else "a new repository will be public"
+    say(f"{options.folder} -> {place}, branch {options.revision or 'main'}; {access}")
     for name in sorted(contents):
         content = contents[name]
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -103,10 +104,11 @@ def _print_plan(contents: dict[str, Path | bytes], options: argparse.Namespace) 
 
 
 def upload(contents: dict[str, Path | bytes], repository: str, private: bool, revision: str | None) -> str:
-    """Makes the repository and branch where needed and commits all files at once; returns the commit.
+    """Creates the repository and branch if needed and uploads all files in one commit; returns the commit.
 
     Raises:
-        UserError: Without a token, for a public repository where ``private`` is asked for, or what the Hub refuses.
+        UserError: If there is no token, the repository is public although ``private`` is set, or the Hub rejects the
+            upload.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -115,10 +117,10 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
     api = HfApi(library_name="timm-landmark")
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not api.model_info(repository).private:  # it was there before
+        if private and not api.model_info(repository).private:  # it already existed
             raise UserError(
-                f"--private: {repository} is public; make it private in its settings on the Hub, give another name, or "
-                "leave --private out"
+                f"--private: {repository} is public; make it private in its settings on the Hub, choose another name "
+                "or omit --private"
             )
         if revision not in (None, "main"):
             api.create_branch(repository, branch=revision, exist_ok=True)
@@ -126,7 +128,7 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
         commit = api.create_commit(
             repository,
             [CommitOperationAdd(name, content) for name, content in sorted(contents.items())],
-            commit_message="Weights, configuration and card by timm-landmark",
+            commit_message="Weights, configuration and model card by timm-landmark",
             revision=revision,
         )
     except UserError:
@@ -136,12 +138,12 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
             raise
         raise UserError(reason) from None
     for name in sorted(others):
-        say(f"left alone, not part of the export: {name}")
+        say(f"left unchanged, not part of the export: {name}")
     return commit.oid
 
 
 def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str) -> None:
-    """Prints the line for ``default_cfgs`` and the one for ``create_model``, both pinned to the commit."""
+    """Prints the entry for ``default_cfgs`` and the ``create_model`` call, both pinned to the commit."""
     cfg = config.pretrained
     values = {
         "hf_hub_id": f"{repository}@{commit}",

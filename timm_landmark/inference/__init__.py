@@ -1,1 +1,1 @@
-"""A trained model answers: evaluate, predict."""
+"""Inference with trained models: evaluate and predict."""

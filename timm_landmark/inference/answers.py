@@ -1,4 +1,4 @@
-"""What a model answers: labels, guesses and probabilities, or an error where its answer is no number."""
+"""Predictions for photos: labels, guesses and probabilities, with an error for NaN and infinity."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Label:
-    """A class as a person knows it: the landmark's id and its name."""
+    """A class as shown to users: the landmark's id and its name."""
 
     landmark_id: str
     name: str
@@ -28,9 +28,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """One photo's guesses, the likeliest first, or the ``problem``; ``truth`` where the photo's place tells it.
+    """The guesses for one photo, the most likely first; empty if the photo has a ``problem``.
 
-    ``known`` is False where the photo's true class is none of the model's.
+    ``truth`` is the true class if the photo is in a prepared data set. ``known`` is False if the model does not have
+    this class.
     """
 
     photo: Photo
@@ -40,11 +41,11 @@ class Answer:
 
 
 def probabilities(logits: "torch.Tensor", source: object) -> "torch.Tensor":
-    """The probabilities of a model's answers, in float32.
+    """Computes probabilities from logits, in float32.
 
     Args:
         logits: Shape (B, classes), any floating type.
-        source: Where the model's weights are from, for the message.
+        source: Where the model's weights come from, for the error message.
 
     Raises:
         UserError: If a logit is NaN or infinite.
@@ -52,7 +53,7 @@ def probabilities(logits: "torch.Tensor", source: object) -> "torch.Tensor":
     logits = logits.float()
     if not logits.isfinite().all():
         raise UserError(
-            f"{source}: the model's answers are not finite numbers (NaN or infinity); its weights are damaged or the "
-            "training diverged: fetch or export it anew, or train again with a lower --lr"
+            f"{source}: the model's logits are not finite (NaN or infinity), so its weights are damaged or the "
+            "training diverged; download or export it again, or train again with a lower --lr"
         )
     return logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""``timm-landmark evaluate``: top-1, top-5 and GAP of a run's best checkpoint on a named split, with intervals."""
+"""``timm-landmark evaluate``: top-1, top-5 and GAP of a run's best checkpoint on a split, with intervals."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from timm_landmark.inference.metrics import gap, gap_interval, wilson
 from timm_landmark.runs.checkpoints import checkpoint_epoch
 from timm_landmark.runs.folder import update_info
 from timm_landmark.runs.model import Run, load_run, load_run_model
-from timm_landmark.training import checks as checks
+from timm_landmark.training import checks
 from timm_landmark.training.loaders import validation_loader
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError, without_traceback
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's answer; ``top`` holds the (at most five) most likely class folders, the likeliest first."""
+    """The prediction for one image; ``top`` has the (at most) five most likely class folders, the best first."""
 
     image_id: str
     folder: str
@@ -41,37 +41,37 @@ class Prediction:
 
     @property
     def correct(self) -> bool:
-        """Whether the likeliest class is the image's."""
+        """Whether the most likely class is the true one."""
         return self.top[0] == self.folder
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb: prints the figures, writes them into ``run.json`` and the predictions beside it.
+    """Runs the verb: prints the metrics, writes them to ``run.json``, and writes the predictions to a csv file.
 
     Raises:
-        UserError: If the run, its checkpoint or the data set is missing, or they do not fit each other.
+        UserError: If the run, its checkpoint or the data set is missing, or they do not fit together.
     """
     parser = Parser(
         prog="timm-landmark evaluate",
         description=(
-            "Top-1, top-5 and GAP, and top-1 per class, each with a 95 % interval, of the checkpoint that was "
-            "best on validation. Writes them into RUN/run.json, and RUN/predictions-SPLIT.csv with a line an image."
+            "Computes top-1, top-5, GAP and top-1 per class, each with a 95 % interval, for the checkpoint that is "
+            "best on validation. Writes them to RUN/run.json, and one line per image to RUN/predictions-SPLIT.csv."
         ),
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to train --output")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --output)")
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    parser.add_argument("--data", type=place, help="prepared data set (default: the one the run was trained on)")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument("-b", "--batch-size", type=int, default=64, help="images a step (default: 64)")
-    parser.add_argument("-j", "--workers", type=int, default=0, help="loading processes (default: 0)")
+    parser.add_argument("--data", type=place, help="prepared data set (default: that of the training)")
+    parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
+    parser.add_argument("-b", "--batch-size", type=int, default=64, help="images per batch (default: 64)")
+    parser.add_argument("-j", "--workers", type=int, default=0, help="loader processes (default: 0)")
     parser.add_argument(
         "--keep-features",
         action="store_true",
-        help="also write each image's logits and pooled features, in float16, to RUN/features-SPLIT.npz",
+        help="also write the logits and pooled features of each image, in float16, to RUN/features-SPLIT.npz",
     )
     options = parser.parse_args(argv)
     if options.split not in SPLITS:
-        raise UserError(f"--split {options.split}: a data set has the splits {', '.join(SPLITS)}")
+        raise UserError(f"--split {options.split}: must be one of {', '.join(SPLITS)}")
     for name, least in (("batch_size", 1), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     run = load_run(options.run)
     data = options.data or run.data
     if data is None:
-        raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, is not there; give it with --data")
+        raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, does not exist; pass it with --data")
     classes = checks.check_data(data)
     checks.check_classes(run.path, classes, f"--data {data}")
     checks.check_splits(data, [options.split])
@@ -104,10 +104,13 @@ def main(argv: list[str]) -> int:
 def photo_loader(
     run: Run, data: Place, split: str, device: str = "cpu", batch_size: int = 64, workers: int = 0
 ) -> tuple[Iterable[tuple["torch.Tensor", "torch.Tensor"]], list[ManifestRow]]:
-    """Batches of a split's images, prepared as for the run's validation, and what the manifest says of each image.
+    """Creates a loader of a split's images, preprocessed as in the run's validation.
 
-    Args and errors are those of :func:`predict_split`; the images of a batch have shape (n, channels, P, P), beside
-    them are their places in the list.
+    Arguments and errors are those of :func:`predict_split`.
+
+    Returns:
+        The loader, which yields images (n, channels, P, P) and their indices (n,) in the list of rows; and the rows of
+        the manifest.
     """
     import torch
     from timm.data import IterableImageDataset
@@ -126,27 +129,27 @@ def predict_split(
     workers: int = 0,
     features: Path | None = None,
 ) -> list[Prediction]:
-    """Passes every image of a split through the run's best checkpoint, prepared as it was for validation.
+    """Predicts every image of a split with the run's best checkpoint, preprocessed as in validation.
 
     Args:
-        run: The run, as :func:`timm_landmark.runs.model.load_run` gives it.
+        run: The run, from :func:`timm_landmark.runs.model.load_run`.
         data: A prepared data set with the run's classes.
         split: ``train``, ``validation`` or ``test``.
-        device: Where to compute.
-        batch_size: Images a step.
-        workers: Loading processes beside this one.
-        features: A file for the logits and pooled features of the same pass, as :func:`write_features` writes them.
+        device: The device to compute on.
+        batch_size: Images per batch.
+        workers: Loader processes; 0 loads in this process.
+        features: File for the logits and pooled features, written by :func:`write_features`.
 
     Returns:
-        One prediction an image, in order of image ids.
+        One prediction per image, ordered by image id.
 
     Raises:
-        UserError: If an image cannot be read, or one is not read exactly once.
+        UserError: If an image cannot be read, or is not read exactly once.
     """
     import torch
     from tqdm import tqdm
 
-    model = load_run_model(run, device)
+    model: Any = load_run_model(run, device)  # timm's models have more methods than nn.Module
     folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
     loader, rows = photo_loader(run, data, split, device, batch_size, workers)
     predictions: dict[int, Prediction] = {}
@@ -169,30 +172,30 @@ def predict_split(
         raise without_traceback(error) from None
     if not read == len(predictions) == len(rows):
         raise UserError(
-            f"--data {data}: {read} images of {split} were read, {len(predictions)} different ones, of the {len(rows)} "
-            "in manifest.csv; prepare the data set again"
+            f"--data {data}: read {read} images of {split} ({len(predictions)} different ones), but manifest.csv has "
+            f"{len(rows)}; prepare the data set again"
         )
-    if features is not None:  # each image came once, so the predictions are in the order of the batches
+    if features is not None:  # the predictions are in the order of the batches
         ids = [prediction.image_id for prediction in predictions.values()]
         write_features(features, ids, *map(np.concatenate, zip(*kept, strict=True)))
     return sorted(predictions.values(), key=lambda prediction: prediction.image_id)
 
 
 def write_features(path: Path, image_ids: Sequence[str], logits: np.ndarray, pooled: np.ndarray) -> None:
-    """Writes ``image_id``, ``logits`` and ``pooled`` in order of image ids, for ``numpy.load`` without pickle.
+    """Writes ``image_id``, ``logits`` and ``pooled``, ordered by image id, as an npz file without pickles.
 
     Args:
-        path: The file, atomically written.
+        path: The file, which is written atomically.
         image_ids: n ids.
         logits: Shape (n, classes), float16.
-        pooled: What the classifier was given, shape (n, features), float16.
+        pooled: The input of the classifier, shape (n, features), float16.
 
     Raises:
-        UserError: If a value is not finite: the model's answer is not, or it is too large for float16.
+        UserError: If a value is not finite, or too large for float16.
     """
     for name, values in (("logits", logits), ("pooled features", pooled)):
         if not np.isfinite(values).all():
-            raise UserError(f"--keep-features: some {name} are not finite in float16; evaluate without it")
+            raise UserError(f"--keep-features: some {name} are not finite in float16; evaluate without this option")
     ids = np.array(image_ids)
     order = np.argsort(ids)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -200,9 +203,9 @@ def write_features(path: Path, image_ids: Sequence[str], logits: np.ndarray, poo
 
 
 def summarise(predictions: Sequence[Prediction], classes: Sequence[ClassRow]) -> dict[str, Any]:
-    """Top-1, top-5, GAP and top-1 per class, as shares in 0..1 with 95 % intervals.
+    """Computes top-1, top-5, GAP and top-1 per class, as values in 0..1 with 95 % intervals.
 
-    ``top_k`` says what "top-5" really is: with five classes or fewer it is all of them.
+    ``top_k`` is 5, or the number of classes if there are fewer.
     """
     hits = [prediction.correct for prediction in predictions]
     within = [prediction.folder in prediction.top for prediction in predictions]
@@ -233,7 +236,7 @@ def _share(correct: int, images: int) -> dict[str, Any]:
 
 
 def render_predictions(predictions: Sequence[Prediction]) -> str:
-    """The CSV text: image_id, class, prediction, confidence, top5 (class folders, likeliest first, by spaces)."""
+    """Renders csv text: image_id, class, prediction, confidence, top5 (class folders separated by spaces)."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["image_id", "class", "prediction", "confidence", "top5"])
@@ -246,7 +249,7 @@ def _print(run: Run, result: dict[str, Any]) -> None:
     say(f"{run.path}: {run.model}, epoch {result['epoch']}, {result['images']} images of {result['split']}")
     for name, label in (("top1", "top-1"), ("top5", f"top-{result['top_k']}"), ("gap", "GAP")):
         low, high = result[name]["interval"]
-        note = " (of as many classes: says nothing)" if name == "top5" and result["top_k"] >= run.num_classes else ""
+        note = " (always 1 for this number of classes)" if name == "top5" and result["top_k"] >= run.num_classes else ""
         say(f"  {label:<6} {result[name]['value']:.4f}   95 %: {low:.4f} .. {high:.4f}{note}")
     for row in sorted(result["per_class"], key=lambda row: -(row["value"] or 0.0))[:20]:
         low, high = row["interval"]

@@ -1,4 +1,4 @@
-"""The gallery of ``predict``: one HTML page with everything inside, thumbnails and all, made for a phone too."""
+"""The gallery of ``predict``: a self-contained HTML page with thumbnails, also for phones."""
 
 import base64
 import io
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from timm_landmark.inference.answers import Answer, Label
 from timm_landmark.inference.metrics import wilson
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.text import escaped, printable
 
-MOST_SHOWN = 3000  # photos with a picture, about 20 MB; of more, the counts and the confusions are still of all
+MOST_SHOWN = 3000  # photos on the page, about 20 MB; counts and confusions include all photos
 MOST_CONFUSIONS = 50
-GUESSES, LEAST = 3, 0.001  # guesses a photo; after the first only those that show in a percentage
+GUESSES, LEAST = 3, 0.001  # guesses per photo; LEAST is the smallest probability shown after the first
 
 
 @dataclass(frozen=True)
 class Card:
-    """One photo on the page; ``picture`` is a data URI, ``state`` is right, wrong, foreign (not a class) or open."""
+    """One photo on the page; ``picture`` is a data URI, ``state`` is right, wrong, foreign (unknown class) or open."""
 
     picture: str
     file: str
@@ -30,7 +32,7 @@ class Card:
 
 
 class Gallery:
-    """Collects answers as they come and writes the page at the end."""
+    """Collects answers and writes the page at the end."""
 
     def __init__(self, title: str, labels: Sequence[Label]) -> None:
         self._title, self._labels = title, labels
@@ -40,33 +42,38 @@ class Gallery:
         self._confusions: Counter[tuple[str, str]] = Counter()
 
     def add(self, answer: Answer) -> None:
-        """Takes one answer; its picture is kept as a small JPEG for the first 3000."""
+        """Adds one answer; the first 3000 photos are kept as small JPEGs."""
         if answer.photo.problem:
             self._problems.append((escaped(answer.photo.path), printable(answer.photo.problem)))
             return
         first = self._labels[answer.guesses[0].index]
-        state = "open" if answer.truth is None else "foreign" if not answer.known else "wrong"
-        if answer.truth == first:
+        if answer.truth is None:
+            state = "open"
+        elif answer.truth == first:
             state = "right"
-        self._states[state] += 1
-        if state == "wrong":
+        elif not answer.known:
+            state = "foreign"
+        else:
+            state = "wrong"
             self._confusions[answer.truth.name, first.name] += 1
+        self._states[state] += 1
         if answer.photo.thumbnail is not None and len(self._cards) < MOST_SHOWN:
-            first_ones = enumerate(answer.guesses[:GUESSES])
-            told = [each for rank, each in first_ones if rank == 0 or each.probability >= LEAST]
-            guesses = tuple((self._labels[each.index].name, each.probability) for each in told)
+            ranked = enumerate(answer.guesses[:GUESSES])
+            shown = [each for rank, each in ranked if rank == 0 or each.probability >= LEAST]
+            guesses = tuple((self._labels[each.index].name, each.probability) for each in shown)
             truth = answer.truth.name if answer.truth else None
-            self._cards.append(Card(_data_uri(answer), escaped(answer.photo.path.name), guesses, truth, state))
+            picture = _data_uri(answer.photo.thumbnail)
+            self._cards.append(Card(picture, escaped(answer.photo.path.name), guesses, truth, state))
 
     def summary(self) -> str:
-        """A line for the terminal."""
+        """Returns a one-line summary for the terminal."""
         photos = sum(self._states.values())
         text = f"{photos} photo{'s' * (photos != 1)}, {len(self._cards)} shown"
         judged = self._states["right"] + self._states["wrong"]
-        return f"{text}, {self._states['right']} of {judged} right" if judged else text
+        return f"{text}, {self._states['right']} of {judged} correct" if judged else text
 
     def write(self, path: Path) -> None:
-        """Writes the page atomically, piece by piece.
+        """Writes the page atomically, as a stream.
 
         Raises:
             UserError: If it cannot be written.
@@ -96,22 +103,22 @@ class Gallery:
                     problems=self._problems,
                 ).dump(str(temporary), encoding="utf-8", errors="replace")
         except OSError as error:
-            raise UserError(f"--gallery {path}: {error.strerror or error}; free space or give another file") from None
+            raise UserError(f"--gallery {path}: {error.strerror or error}; free space or choose another file") from None
 
 
 def check_page(path: Path) -> None:
-    """Refuses a place where the gallery cannot or should not be written, such as one of the photos.
+    """Checks the path of the page, so that it never overwrites a photo.
 
     Raises:
-        UserError: If it is a folder, lies in none, or does not end in .html.
+        UserError: If it is a folder, its folder does not exist, or its name does not end in .html.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--gallery {path}: give a page that ends in .html; the photos stand without an option")
+        raise UserError(f"--gallery {path}: must end in .html; photos are given without an option")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--gallery {path}: give a file in a folder that exists")
+        raise UserError(f"--gallery {path}: must be a file in an existing folder")
 
 
-def _data_uri(answer: Answer) -> str:
+def _data_uri(thumbnail: Image.Image) -> str:
     buffer = io.BytesIO()
-    answer.photo.thumbnail.save(buffer, "JPEG", quality=72, optimize=True)
+    thumbnail.save(buffer, "JPEG", quality=72, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Figures of merit for a closed set of landmarks, and how far they can be trusted. No torch."""
+"""Metrics for classification of a fixed set of landmarks, with confidence intervals; does not need torch."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of Wilson (1927) for a share of ``correct`` out of ``images``.
+    """The 95 % interval of Wilson (1927) for the proportion of ``correct`` in ``images``.
 
-    Unlike the textbook interval it stays inside 0..1 and is right for few images and for shares near 0 and 1.
+    Unlike the normal approximation, it stays in 0..1 and is accurate for few images and for values near 0 and 1.
     """
     if images == 0:
         return 0.0, 1.0
@@ -21,13 +21,17 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def gap(confidences: Sequence[float], correct: Sequence[bool], ties: Sequence[str] | None = None) -> float:
-    """Global average precision, Kaggle's micro-AP at one prediction per image: (1/M) sum P(i) rel(i).
+def gap(
+    confidences: Sequence[float] | np.ndarray,
+    correct: Sequence[bool] | np.ndarray,
+    ties: Sequence[str] | None = None,
+) -> float:
+    """Global average precision, Kaggle's micro-AP with one prediction per image: (1/M) sum P(i) rel(i).
 
     Args:
-        confidences: One per image; P(i) is the precision among the i most confident.
-        correct: rel(i), whether the prediction is the image's landmark; M is their number, for all show a landmark.
-        ties: Image ids, which order equal confidences; the given order without them.
+        confidences: One per image; P(i) is the precision of the i most confident predictions.
+        correct: rel(i), whether the prediction is correct; M is the number of images, as all show a landmark.
+        ties: Image ids, which order equal confidences; by default these keep the given order.
 
     Returns:
         A value in 0..1; 0 for no images.
@@ -41,8 +45,10 @@ def gap(confidences: Sequence[float], correct: Sequence[bool], ties: Sequence[st
     return float((precision * hits).sum() / len(hits))
 
 
-def gap_interval(confidences: Sequence[float], correct: Sequence[bool], samples: int = 1000) -> tuple[float, float]:
-    """The 95 % percentile interval of the GAP over ``samples`` bootstrap samples of the images, seeded."""
+def gap_interval(
+    confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, samples: int = 1000
+) -> tuple[float, float]:
+    """The 95 % percentile interval of the GAP over ``samples`` bootstrap samples of the images (fixed seed)."""
     if not len(confidences):
         return 0.0, 1.0
     generator = np.random.default_rng(0)

@@ -1,8 +1,8 @@
-"""Photos on the way to a model: found, read in threads with bounded look-ahead, squashed as the training data was."""
+"""Finding and reading photos for inference: in threads with bounded memory, squashed like the training data."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,15 @@ from timm_landmark.data.images import RejectedImage, decode_rgb, resize
 from timm_landmark.data.layout import FILES, SPLITS, ClassRow, read_rows
 from timm_landmark.utils.errors import UserError
 
-# what a folder is searched for; a file that is named itself is tried whatever its name, as its bytes decide
+# searched for in folders; a file given by name is read whatever its suffix, because its content decides
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
-STORED = 256  # pixels a side of a prepared data set
+STORED = 256  # pixels per side in a prepared data set
 THUMBNAIL = 160
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One file: its ``pixels`` as the model takes them and a small ``thumbnail``, or the ``problem``."""
+    """One file: its ``pixels`` as model input and a small ``thumbnail``, or the ``problem`` if it cannot be read."""
 
     path: Path
     pixels: Any = None
@@ -31,10 +31,10 @@ class Photo:
 
 
 def find_photos(places: Sequence[Path]) -> list[Path]:
-    """The files named, and those with a photo's ending in the folders named and below, each once.
+    """Returns the given files, and the photos in the given folders and their subfolders, without duplicates.
 
     Raises:
-        UserError: If a place does not exist or a folder holds no photo.
+        UserError: If a path does not exist or a folder contains no photo.
     """
     found: dict[Path, None] = {}
     for place in places:
@@ -42,7 +42,7 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
             inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             inside = [path for path in inside if not path.name.startswith(".")]
             if not inside:
-                raise UserError(f"{place}: no photo in this folder (endings {', '.join(sorted(SUFFIXES))})")
+                raise UserError(f"{place}: no photos in this folder (suffixes {', '.join(sorted(SUFFIXES))})")
             found.update(dict.fromkeys(inside))
         elif place.exists():
             found[place] = None
@@ -52,16 +52,16 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
 
 
 def squashed(image: Image.Image, side: int = STORED) -> Image.Image:
-    """A photo that is not square at ``side`` x ``side``, because the training data was squashed (section 4.1).
+    """Resizes a photo that is not square to ``side`` x ``side``, like the training data (section 4.1).
 
-    A square one, such as an image of a prepared data set, is left to the model's own transform alone, so its
-    probabilities are those of timm's inference.
+    Square images, such as those of a prepared data set, are returned unchanged, so that their probabilities equal those
+    of timm's inference.
     """
     return image if image.width == image.height else resize(image, side)
 
 
 def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: bool = False) -> Photo:
-    """Decodes a photo by the rules of ``prepare`` and keeps what ``transform`` makes of it, not the photo itself."""
+    """Decodes a photo as in ``prepare`` and keeps the output of ``transform``, not the photo itself."""
     try:
         image = decode_rgb(path.read_bytes())
     except RejectedImage as error:
@@ -77,17 +77,17 @@ def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: b
 def read_photos(
     paths: Iterable[Path], transform: Callable[[Image.Image], Any], thumbnails: int, workers: int, ahead: int
 ) -> Iterator[Photo]:
-    """Reads photos in order, ``workers`` at a time and at most ``ahead`` before they are asked for.
+    """Reads photos in order, with ``workers`` threads and at most ``ahead`` photos in advance.
 
     Args:
         paths: The files.
-        transform: See :func:`read_photo`; called in several threads.
-        thumbnails: How many of the first photos get one.
-        workers: Threads, and photos at full size in memory.
-        ahead: Results in memory.
+        transform: As for :func:`read_photo`; called in several threads.
+        thumbnails: Number of photos, from the first, that get a thumbnail.
+        workers: Number of threads, and of full-size photos in memory.
+        ahead: Number of results in memory.
     """
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future[Photo]] = deque()
         for number, path in enumerate(paths):
             waiting.append(pool.submit(read_photo, path, transform, number < thumbnails))
             if len(waiting) >= ahead:
@@ -97,7 +97,7 @@ def read_photos(
 
 
 def true_class(path: Path) -> ClassRow | None:
-    """The class of an image that lies in a prepared data set as DATA/split/class/image, else None."""
+    """The class of an image in a prepared data set (DATA/split/class/image), else None."""
     folder = path.absolute().parent
     if folder.parent.name not in SPLITS:
         return None
@@ -111,4 +111,4 @@ def _classes(data: Path) -> dict[str, ClassRow]:
     try:
         return {row.folder: row for row in read_rows(data, ClassRow)}
     except UserError:
-        return {}  # a classes.csv of someone else's
+        return {}  # not a classes.csv of this package

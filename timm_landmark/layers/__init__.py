@@ -1,4 +1,4 @@
-"""Layers that timm does not have."""
+"""Layers that are not in timm: the channel attention unit and its paths."""
 
 from timm_landmark.layers.attention_path import PATHS, channel_attention_macs, choose_path, force_path
 from timm_landmark.layers.channel_attention import (

@@ -1,14 +1,14 @@
-"""Which form computes the attention unit, what each form costs, and how to force one.
+"""The paths that compute the attention unit, their costs, and how to force one of them.
 
-Three forms give the same Scale. With x the input (C, s), Wq and Wk block-diagonal (ch, C), c = C / groups:
+Three paths give the same Scale. With x the input (C, s), Wq and Wk block-diagonal (ch, C), c = C / groups:
 
-* ``plain``: section 3.2.3 as written, made of ordinary differentiable operators.
-* ``product``: Q and K are formed and Q K^T is streamed: ch * ch * s multiply-adds.
-* ``gram``: Q K^T = Wq (x x^T) Wk^T, so the Gram matrix x x^T is formed (C * C * s), then the two cheap block-diagonal
-  products (C * ch * c and ch * ch * c): less where the map is large, as half as many channels meet.
+* ``plain``: section 3.2.3 as written, with ordinary differentiable operators.
+* ``product``: computes Q and K and streams Q K^T: ch * ch * s multiply-adds.
+* ``gram``: uses Q K^T = Wq (x x^T) Wk^T. It computes the Gram matrix x x^T (C * C * s multiply-adds), then two cheap
+  block-diagonal products (C * ch * c and ch * ch * c). This costs less on large maps, because C is half of ch.
 
-The last two are custom operators with a backward pass (``channel_attend``), and are written once more in ordinary
-operators for graphs that leave torch (``graph_attention``).
+The last two are implemented as a custom operator with a backward pass (``channel_attend``), and again with ordinary
+operators for graphs that are exported from torch (``graph_attention``).
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from contextlib import contextmanager
 
 PATHS = ("plain", "product", "gram")
 
-# Multiply-adds that pass while one float32 is written and read again: the balance of arithmetic and memory, of this
-# order on CPUs and GPUs alike. It matters near the cross-over only.
+# Multiply-adds that take as long as writing one float32 and reading it again. The ratio has this order of magnitude on
+# CPUs and GPUs, and it matters only near the crossover of the two paths.
 MACS_PER_ELEMENT_MOVED = 16
 
 _forced: str | None = None
@@ -26,7 +26,7 @@ _forced: str | None = None
 def channel_attention_macs(
     in_chs: int, out_chs: int, groups: int, height: int, width: int, path: str
 ) -> dict[str, int]:
-    """Multiply-adds that one attention unit spends on one image, by part.
+    """Counts the multiply-adds of one attention unit on one image, by part.
 
     Args:
         in_chs: Channels of the unit's input.
@@ -37,11 +37,11 @@ def channel_attention_macs(
         path: One of ``PATHS``.
 
     Returns:
-        ``projections`` (Q and K, or the two block-diagonal products' first), ``value``, ``gram``, ``logits``,
-        ``weighting`` (softmax times V) and ``output`` (the projection O). Their sum is the unit's cost.
+        ``projections`` (Q and K, or the first of the two block-diagonal products), ``value``, ``gram``, ``logits``,
+        ``weighting`` (softmax times V) and ``output`` (the projection O). The unit's cost is their sum.
 
     Raises:
-        ValueError: If the path is not known.
+        ValueError: If the path is unknown.
     """
     _check(path)
     area = height * width
@@ -64,11 +64,11 @@ def channel_attention_macs(
 
 
 def choose_path(in_chs: int, out_chs: int, groups: int, height: int, width: int) -> str:
-    """The form for these shapes: the forced one, else the streamed form that costs less by count.
+    """Chooses the path for these shapes: the forced one, else the streamed path with the lower estimated cost.
 
-    Cost is multiply-adds, and what each form writes and reads again on the way to its logits: Q and K, or x x^T and
-    K x^T. The exponentials are as many in both. Where a graph leaves the image size open, ``gram`` is taken: the larger
-    the map, the more it saves.
+    The cost counts multiply-adds and the intermediate results that are written and read again: Q and K, or x x^T and
+    K x^T. Both paths compute the same number of exponentials. In a graph with dynamic image size the choice is
+    ``gram``, which saves more the larger the map is.
     """
     if _forced is not None:
         return _forced
@@ -81,16 +81,16 @@ def choose_path(in_chs: int, out_chs: int, groups: int, height: int, width: int)
 
 
 def is_forced(path: str) -> bool:
-    """Whether ``force_path`` holds the units to this form."""
+    """Whether ``force_path`` is active with this path."""
     return _forced == path
 
 
 @contextmanager
 def force_path(path: str) -> Iterator[None]:
-    """Within this context every attention unit of the process takes the named form, whatever its shapes.
+    """Makes every attention unit of the process use this path within the context, whatever its shapes.
 
     Raises:
-        ValueError: If the path is not known.
+        ValueError: If the path is unknown.
     """
     global _forced
     _check(path)
@@ -103,4 +103,4 @@ def force_path(path: str) -> Iterator[None]:
 
 def _check(path: str) -> None:
     if path not in PATHS:
-        raise ValueError(f"path={path!r}: there is no such form of the attention unit, take one of {', '.join(PATHS)}")
+        raise ValueError(f"path={path!r}: unknown path of the attention unit, choose from {', '.join(PATHS)}")

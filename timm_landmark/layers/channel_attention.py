@@ -27,17 +27,17 @@ from timm_landmark.layers.streamed_attention import channel_attend, compute_dtyp
 def channel_attention_reference(
     x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int
 ) -> torch.Tensor:
-    """Scale of section 3.2.3, line for line the paper's: the yardstick for every faster form.
+    """Scale of section 3.2.3, line by line as in the paper: the reference for every faster path.
 
     Args:
         x: The unit's input, shape (B, C, H, W).
-        wq: Weight of the grouped 1x1 convolution that gives Q, shape (ch, C / groups, 1, 1).
+        wq: Weight of the grouped 1x1 convolution that computes Q, shape (ch, C / groups, 1, 1).
         wk: The same for K.
         wv: The same for V.
         groups: Number of groups, the paper's cardinality.
 
     Returns:
-        Scale, one number a channel in (0, 1), shape (B, ch).
+        Scale, one number in (0, 1) per channel, shape (B, ch).
     """
     q = F.conv2d(x, wq, groups=groups).flatten(2)  # (B, ch, s)
     k = F.conv2d(x, wk, groups=groups).flatten(2)  # (B, ch, s)
@@ -47,16 +47,16 @@ def channel_attention_reference(
 
 
 def attention_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
-    """Scale of section 3.2.3 by the form that ``choose_path`` names; arguments and result as the reference's.
+    """Scale of section 3.2.3 by the path from ``choose_path``; arguments and result as for the reference.
 
-    Softmax and sums run in float32 where the input is of half precision.
+    Softmax and sums run in float32 if the input is in half precision.
     """
-    if torch.jit.is_scripting():  # here too: what torch.fx has traced calls this function, and may be scripted
+    if torch.jit.is_scripting():  # also here: a model traced by torch.fx calls this function and may be scripted
         return _in_float32(x, wq, wk, wv, groups)
     return _chosen_scale(x, wq, wk, wv, groups)
 
 
-@torch.jit.ignore
+@torch.jit.ignore()
 def _chosen_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
     path = choose_path(x.shape[1], wq.shape[0], groups, x.shape[2], x.shape[3])
     if path == "plain" or differentiates_forward(x, wq, wk, wv):
@@ -66,16 +66,16 @@ def _chosen_scale(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch
     return torch.sigmoid(channel_attend(x, wq, wk, wv, groups, path)[0]).to(x.dtype)
 
 
-# Left whole by timm's feature extraction and by torch.fx, which would trace into its plain form or fail on its shapes.
+# A single node for timm's feature extraction and torch.fx, which would otherwise trace into it or fail on its shapes.
 register_notrace_function(attention_scale)
 torch.fx.wrap("attention_scale")
 
 
-def _without_autocast(form: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
+def _without_autocast(compute: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
     if in_autocast(x):
         with torch.autocast(x.device.type, enabled=False):
-            return form(x, *args)
-    return form(x, *args)
+            return compute(x, *args)
+    return compute(x, *args)
 
 
 def _in_float32(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> torch.Tensor:
@@ -86,17 +86,18 @@ def _in_float32(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.T
 def _graph_scale(
     x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int, path: str
 ) -> torch.Tensor:
-    raised = (t.to(compute_dtype(x)) for t in (x, wq, wk, wv))
-    return torch.sigmoid(graph_attend(*raised, groups, path)).to(x.dtype)
+    dtype = compute_dtype(x)
+    attended = graph_attend(x.to(dtype), wq.to(dtype), wk.to(dtype), wv.to(dtype), groups, path)
+    return torch.sigmoid(attended).to(x.dtype)
 
 
 class ChannelAttention2d(nn.Module):
-    """The attention unit: a grouped 1x1 projection of the input, each channel scaled by what all channels say of it.
+    """The attention unit: a grouped 1x1 projection whose channels are scaled by attention over all channels.
 
-    Readings of the paper: the kernel is 1x1 (reading 2); BatchNorm stands on the output projection only and the
-    projections have no bias (reading 3); the shortcut is added by the block (reading 1).
+    Where the paper is ambiguous, this implementation uses 1x1 kernels (reading 2), BatchNorm on the output projection
+    only and no bias in the projections (reading 3); the block adds the shortcut (reading 1).
 
-    Which form computes Scale, and Scale * norm(output(x)):
+    What computes Scale, and Scale * norm(output(x)), in each mode:
 
     ==========================  ==========================================  ======================================
     mode                        Scale                                       output
@@ -106,16 +107,16 @@ class ChannelAttention2d(nn.Module):
     autocast, half precision    the same; the products take bfloat16        the same (bfloat16), else as written
     torch.compile               the same operator, opaque to the compiler   the same
     torch.export, ONNX (dynamo) ``graph_attend``: ordinary operators, the   folded in evaluation mode, else as
-                                cheaper form for the image size             written
-    torch.jit.trace, old ONNX   ``graph_attend`` in its ``gram`` form       as written
+                                cheaper path for the image size             written
+    torch.jit.trace, old ONNX   ``graph_attend`` with the ``gram`` path     as written
     torch.func, forward-mode    plain: ordinary operators have every        as written
     derivatives, jit.script     derivative, and script knows no choice
     torch.fx                    one node, which chooses when it runs        as written
     ==========================  ==========================================  ======================================
 
-    Scale is computed from the weights of ``query``, ``key`` and ``value``: these modules are never called, so hooks on
-    them never run. Hooks on ``output`` and ``norm`` run where the output is computed as written, which
-    ``attention_path.force_path("plain")`` brings about.
+    Scale is computed from the weights of ``query``, ``key`` and ``value``. These modules are never called, so hooks on
+    them never run. Hooks on ``output`` and ``norm`` run only where the output is computed as written; use
+    ``attention_path.force_path("plain")`` to get this in every mode.
     """
 
     def __init__(
@@ -144,8 +145,9 @@ class ChannelAttention2d(nn.Module):
             return scale[:, :, None, None] * self.norm(self.output(x))
         return self._scaled_output(x, scale)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def _scaled_output(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if can_fold(x, self.norm) and not is_forced("plain") and folds_cheaply(x.shape[1], self.groups, *x.shape[2:]):
-            return folded_output(x, scale, self.output.weight, self.norm, self.groups)
+        norm = self.norm
+        if can_fold(norm, x) and not is_forced("plain") and folds_cheaply(x.shape[1], self.groups, *x.shape[2:]):
+            return folded_output(x, scale, self.output.weight, norm, self.groups)
         return scale[:, :, None, None] * self.norm(self.output(x))

@@ -1,14 +1,16 @@
-"""Scale * BatchNorm(O) as one projection of the input: what the unit does with Scale, without O itself.
+"""Scale * BatchNorm(O) as one projection of the input, without computing O itself.
 
-O = Wo x is linear in x, so its statistics follow from the input's: with mean m and covariance S of x over batch and
-positions, O has mean Wo m and variance diag(Wo S Wo^T). BatchNorm and Scale then are a factor and an offset for each
-image and channel, and the factor goes into the weights:
+O = Wo x is linear in x, so its statistics follow from those of the input: with mean m and covariance S of x over batch
+and positions, O has mean Wo m and variance diag(Wo S Wo^T). BatchNorm and Scale become a factor and an offset for each
+image and channel, and the factor is folded into the weights:
 
     Scale * (gamma * (Wo x - mean) / sqrt(var + eps) + beta)  =  (gain * Wo) x + offset.
 
-In training this saves four passes over a map of ch channels and keeps half as much for the backward pass; S is taken of
-the centred input, so no large numbers are subtracted. In evaluation mean and variance are the running ones.
+In training this saves four passes over a map of ch channels and stores half as much for the backward pass. S is
+computed from the centred input to avoid cancellation. In evaluation, mean and variance are the running statistics.
 """
+
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.fx
@@ -17,12 +19,25 @@ from torch import nn
 from timm_landmark.layers.streamed_attention import compute_dtype
 
 
-def can_fold(x: torch.Tensor, norm: nn.Module) -> bool:
-    """Whether the folded form may stand in for ``Scale * norm(output(x))``.
+class FoldableNorm(Protocol):
+    """An ``nn.BatchNorm2d`` with its usual settings; torch declares most of these attributes as optional."""
 
-    It knows nn.BatchNorm2d with its usual settings (not a subclass, such as the one that synchronises processes), in
-    float32, float64 or bfloat16. Of graphs that leave torch, only an exported program in evaluation mode with a fixed
-    image size takes it; the others keep BatchNorm for the tools that look for it.
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+    eps: float
+    training: bool
+
+
+def can_fold(norm: nn.Module, x: torch.Tensor) -> TypeGuard[FoldableNorm]:
+    """Whether ``folded_output`` can replace ``Scale * norm(output(x))``.
+
+    It supports ``nn.BatchNorm2d`` with its usual settings (not subclasses such as SyncBatchNorm) in float32, float64 or
+    bfloat16. Of the graphs exported from torch, only an exported program in evaluation mode with a fixed image size
+    uses it; the others keep BatchNorm as a separate node for the tools that look for it.
     """
     if torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy) or differentiates_forward(x):
         return False
@@ -35,18 +50,18 @@ def can_fold(x: torch.Tensor, norm: nn.Module) -> bool:
 
 
 def in_autocast(x: torch.Tensor) -> bool:
-    """Whether autocast is on for the tensor's device; meta has none and must not be asked.
+    """Whether autocast is enabled for the tensor's device; the meta device does not support the query.
 
-    torch.amp.is_autocast_available would ask for any device, but torch.compile (2.9) cannot trace it.
+    torch.amp.is_autocast_available supports every device, but torch.compile (2.9) cannot trace it.
     """
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def differentiates_forward(*tensors: torch.Tensor) -> bool:
-    """Whether a transform of torch.func is at work, or one of the tensors carries a tangent.
+    """Whether a torch.func transform is active or one of the tensors carries a forward-mode tangent.
 
-    The custom operators have a backward pass only; the ordinary ones serve every other kind of derivative. torch has no
-    public question for the first: without one, a transform would drop the tangents of a custom operator silently.
+    The custom operators only have a backward pass, so every other derivative needs the ordinary operators: a transform
+    would silently drop the tangents of a custom operator. torch has no public API to detect an active transform.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -56,33 +71,33 @@ def differentiates_forward(*tensors: torch.Tensor) -> bool:
 
 
 def folds_cheaply(in_chs: int, groups: int, height: int, width: int) -> bool:
-    """Whether one image's weights are no more than what they produce: s >= C / groups."""
+    """Whether the folded weights of one image are no larger than its output map: s >= C / groups."""
     return height * width >= in_chs // groups
 
 
 def folded_output(
-    x: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, norm: nn.BatchNorm2d, groups: int
+    x: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, norm: FoldableNorm, groups: int
 ) -> torch.Tensor:
-    """Scale * norm(O) with O the grouped 1x1 convolution of x; updates the running statistics in training.
+    """Computes Scale * norm(O), with O the grouped 1x1 convolution of x; updates the running statistics in training.
 
     Args:
         x: The unit's input, shape (B, C, H, W).
         scale: Scale, shape (B, ch).
         weight: Weight of the output projection, shape (ch, C / groups, 1, 1).
-        norm: The BatchNorm on O.
+        norm: The BatchNorm of O, accepted by ``can_fold``.
         groups: Number of groups.
 
     Returns:
         A new tensor of shape (B, ch, H, W).
 
     Raises:
-        ValueError: If there is one value a channel in training, as BatchNorm itself does.
+        ValueError: If there is only one value per channel in training, like BatchNorm itself.
     """
     batch, _, height, width = x.shape
     if in_autocast(x):
         with torch.autocast(x.device.type, enabled=False):
             return folded_output(x, scale, weight, norm, groups)
-    dtype = compute_dtype(x)  # of all but the last product: bfloat16 maps are averaged in float32
+    dtype = compute_dtype(x)  # of all products but the last: bfloat16 maps are averaged in float32
     maps = x.reshape(batch, groups, weight.shape[1], height * width)  # (B, g, c, s)
     wo, scale = weight.to(dtype).view(groups, -1, weight.shape[1]), scale.to(dtype)  # (g, ch/g, c)
     if norm.training:
@@ -93,9 +108,9 @@ def folded_output(
     gain = scale * (norm.weight * torch.rsqrt(var + norm.eps))  # (B, ch)
     offset = scale * norm.bias - gain * mean
     folded = gain.view(batch, *wo.shape[:2], 1) * wo  # (B, g, ch/g, c)
-    factors = (offset.view(batch * groups, wo.shape[1], 1), folded.flatten(0, 1))
-    out = torch.baddbmm(*(t.to(x.dtype) for t in factors), maps.flatten(0, 1))
-    # Not a view for autograd, which would copy the map to differentiate what the block adds to it in place.
+    bias = offset.view(batch * groups, wo.shape[1], 1).to(x.dtype)
+    out = torch.baddbmm(bias, folded.flatten(0, 1).to(x.dtype), maps.flatten(0, 1))
+    # Not a view: autograd would copy the map when the block adds the shortcut to a view in place.
     return torch.ops.aten._unsafe_view(out, [batch, offset.shape[1], height, width])
 
 
@@ -107,12 +122,12 @@ def _statistics(maps: torch.Tensor, wo: torch.Tensor) -> tuple[torch.Tensor, tor
         raise ValueError("BatchNorm in training needs more than one value per channel: use a larger batch or image")
     mean = maps.mean((0, 3), dtype=wo.dtype)  # (g, c)
     covariance = _Covariance.apply(maps, mean.detach())
-    var = ((wo @ covariance) * wo).sum(2).clamp(min=0)  # diag(Wo S Wo^T), which rounding can push below zero
+    var = ((wo @ covariance) * wo).sum(2).clamp(min=0)  # diag(Wo S Wo^T), which rounding may make negative
     return (wo @ mean.unsqueeze(2)).flatten(), var.flatten()
 
 
 class _Covariance(torch.autograd.Function):
-    """Biased covariance of the channels within each group, about their mean; keeps the maps, not a centred copy."""
+    """Biased covariance of the channels within each group; saves the maps for backward, not a centred copy."""
 
     @staticmethod
     def forward(maps: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
@@ -121,21 +136,23 @@ class _Covariance(torch.autograd.Function):
         return (centred @ centred.transpose(2, 3)).sum(0) / (maps.shape[0] * maps.shape[3])
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, d: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The mean has no part in it: the deviations from it sum to zero."""
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator has no types
+        ctx: Any, d: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        """The mean needs no gradient: the deviations from it sum to zero."""
         maps, mean = ctx.saved_tensors
         d = (d + d.transpose(1, 2)) / (maps.shape[0] * maps.shape[3])
         return (d @ (maps - mean[:, :, None])).to(maps.dtype), None
 
 
 @torch.no_grad()
-def _update_running(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
+def _update_running(norm: FoldableNorm, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
     norm.num_batches_tracked.add_(1)
-    unbiased = var * (count / (count - 1))  # as BatchNorm keeps it
+    unbiased = var * (count / (count - 1))  # as in BatchNorm
     for kept, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
         kept.lerp_(new.to(kept.dtype), norm.momentum)

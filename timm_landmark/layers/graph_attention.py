@@ -1,21 +1,21 @@
-"""softmax(Q K^T / sqrt(s)) V of section 3.2.3 in ordinary operators, for graphs that leave torch.
+"""softmax(Q K^T / sqrt(s)) V of section 3.2.3 with ordinary operators, for graphs that are exported from torch.
 
-The same two forms as in ``channel_attend``, see there; right for every batch and image size.
+The same two paths as in ``channel_attend``; they work for every batch and image size.
 """
 
 import torch
 
-# Logits of one image in a block of rows, at most: 4 MB for a batch of 8, so that no ch x ch map is ever whole.
+# At most this many logits of one image are in a block of rows: 4 MB for a batch of 8. No ch x ch map is kept whole.
 BLOCK_ELEMENTS = 2**17
 
 
 def graph_attend(
     x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int, path: str
 ) -> torch.Tensor:
-    """The attended value; arguments as for ``channel_attend``.
+    """Computes the attended value; arguments as for ``channel_attend``.
 
     Returns:
-        Shape (B, ch).
+        The attended value, shape (B, ch).
     """
     ch, in_chs, c = wq.shape[0], x.shape[1], wq.shape[1]
     rows = min(ch, max(1, BLOCK_ELEMENTS // ch))  # at once
@@ -38,5 +38,5 @@ def graph_attend(
 
 
 def _weigh(logits: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(logits) V, (B, ..., rows, ch) -> (B, all rows); V stands first, which torch multiplies faster."""
+    """softmax(logits) V, (B, ..., rows, ch) -> (B, all rows); torch is faster with V as the first factor."""
     return (v @ torch.softmax(logits, -1).transpose(-1, -2)).flatten(1)  # (B, ..., 1, ch) @ (B, ..., ch, rows)

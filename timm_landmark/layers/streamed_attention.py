@@ -1,50 +1,53 @@
-"""softmax(Q K^T / sqrt(s)) V of section 3.2.3 without the ch x ch map: two operators, forward and backward, stream it.
+"""softmax(Q K^T / sqrt(s)) V of section 3.2.3 as two custom operators that never store the ch x ch map.
 
-Both forms of ``attention_path`` end in logits A = a b, with the factors of one image
+Both streamed paths of ``attention_path`` compute logits A = a b, with these factors for one image:
 
 * ``product``: a = Q (1, ch, s), b = K^T (1, s, ch);
-* ``gram``: a = Wq (groups, ch / groups, c), b = the rows of x K^T that each group's Wq meets (groups, c, ch).
+* ``gram``: a = Wq (groups, ch / groups, c), b = the rows of x K^T that belong to each group's Wq (groups, c, ch).
 
 As V has one dimension, row i of softmax(A) V needs two sums, l_i = sum_j e_ij and sum_j e_ij v_j with
-e_ij = exp(A_ij - max_j A_ij): a block of rows is made, used while it is in cache, and overwritten. The backward pass
-makes it again from the kept logarithm of the row's sum, P_ij = exp(A_ij - lse_i); with o = P v,
+e_ij = exp(A_ij - max_j A_ij). A block of rows is computed, used while it is in the cache, and overwritten. The backward
+pass recomputes it from the saved logarithm of the row sum, P_ij = exp(A_ij - lse_i); with o = P v,
 
     dA_ij = do_i P_ij (v_j - o_i),   dv_j = sum_i P_ij do_i,   da = dA b^T,   db = a^T dA.
 
-Softmax and all sums run in float32 (float64 for float64 input), in powers of two: log2(e) / sqrt(s) is folded into Wq.
-For bfloat16 input the large products take bfloat16 factors: x x^T in ``gram``, the logits and their gradients in
-``product``. They are rounded to bfloat16, the logits after what all keys have in common was taken off.
+Softmax and all sums run in float32 (float64 for float64 input), with powers of two: log2(e) / sqrt(s) is folded into
+Wq. For bfloat16 input the large products use bfloat16: x x^T in ``gram``, the logits and their gradients in
+``product``. Before the logits are rounded, the mean of all keys is subtracted from the keys.
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-# Elements of one block of rows. CPU: 8 MB, which last-level caches hold, and enough work to hide what it costs to start
-# threads on it. GPU: 1 GB, so that one large product does the work of many (chosen by size; not measured on a GPU).
-# Every pass over a block is an operator that shares it out along its first dimension, as the product does, so a thread
-# meets what it wrote itself. A matrix-vector product does not, and made the next product up to three times as slow.
+# Elements of one block of rows. CPU: 8 MB, which fits into last-level caches and is enough work to hide the cost of
+# starting threads. GPU: 1 GB, so that one large product replaces many (chosen by size; not measured on a GPU).
+# Every pass over a block is an operator that splits it among threads along the first dimension, as the product does, so
+# each thread finds its own data in its cache. A matrix-vector product splits it differently and made the next product
+# up to three times as slow.
 BLOCK_ELEMENTS = {"cpu": 2**21, "other": 2**28}
 
 Tensors = tuple[torch.Tensor, ...]
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """float64 for float64, float32 for everything else: sums never run in half precision."""
+    """The dtype of sums: float64 for float64 input, else float32, so never half precision."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def product_dtype(x: torch.Tensor) -> torch.dtype:
-    """Of the large products' factors: bfloat16 for bfloat16, whose range is float32's; else the dtype of the sums."""
+    """The dtype of the large products: bfloat16 for bfloat16 (same range as float32), else the dtype of the sums."""
     return torch.bfloat16 if x.dtype == torch.bfloat16 else compute_dtype(x)
 
 
 def _prepare(x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int) -> Tensors:
-    """What both passes begin with.
+    """Prepares the input and weights for both passes.
 
-    Input as (B, C, s) in the products' dtype, weights as (groups, ch / groups, c) with log2(e) / sqrt(s) in Wq, and the
-    pooled input (B, groups, c, 1).
+    Returns:
+        The input (B, C, s) in the dtype of the products; Wq, Wk, Wv (groups, ch / groups, c) with log2(e) / sqrt(s)
+        folded into Wq; and the pooled input (B, groups, c, 1).
     """
     wq, wk, wv = (w.to(compute_dtype(x)).view(groups, -1, w.shape[1]) for w in (wq, wk, wv))
     pooled = x.mean((2, 3), dtype=wv.dtype).view(x.shape[0], groups, x.shape[1] // groups, 1)
@@ -57,7 +60,7 @@ def _temperature(x: torch.Tensor) -> float:
 
 
 def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, path: str, parts: int) -> Tensors:
-    """The factors of the logits of n images, in parts of their rows: a (n * parts, rows, d), b (n * parts, d, ch)."""
+    """The factors of the logits of n images, split by rows into parts: a (n * parts, rows, d), b (n * parts, d, ch)."""
     n, in_chs, area = x.shape
     groups, rows, c = wq.shape
     if path == "gram":
@@ -67,7 +70,7 @@ def _factors(x: torch.Tensor, gram: torch.Tensor, wq: torch.Tensor, wk: torch.Te
     maps = x.view(n, groups, c, area).to(wq.dtype)
     q = (wq @ maps).view(n * parts, -1, area)  # (g, ch/g, c) @ (n, g, c, s) -> (n, g, ch/g, s)
     k = (wk @ maps).view(n, 1, groups * rows, area)
-    if x.dtype != k.dtype:  # softmax is the same without the keys' mean, and so are the gradients: rows of dA sum to 0
+    if x.dtype != k.dtype:  # subtracting the keys' mean changes neither softmax nor the gradients: rows of dA sum to 0
         k = k - k.mean(2, keepdim=True)
     return q.to(x.dtype), k.transpose(2, 3).to(x.dtype).contiguous().expand(-1, parts, -1, -1).flatten(0, 1)
 
@@ -81,7 +84,7 @@ def _factors_backward(
     da: torch.Tensor,
     db: torch.Tensor,
 ) -> Tensors:
-    """Gradients of x, Wq and Wk from those of the factors."""
+    """Computes the gradients of x, Wq and Wk from those of the factors."""
     n, in_chs, area = x.shape
     groups, rows, c = wq.shape
     if path == "gram":
@@ -98,35 +101,36 @@ def _factors_backward(
 
 
 class _Blocks:
-    """How the work is cut into blocks of about ``BLOCK_ELEMENTS`` logits; with the buffers.
+    """Splits the work into blocks of about ``BLOCK_ELEMENTS`` logits and owns the buffers.
 
-    A block holds whole images where they are small. Else it holds some rows of one, in parts, so that each thread has a
-    product of its own: one product of little depth is shared badly. The parts are the groups in the ``gram`` form; in
-    the ``product`` form the rows are cut into as many as there are threads.
+    A block contains several whole images if they are small, else some rows of one image. The rows are split into parts
+    so that each thread computes its own product, because one shallow product is not parallelized well. In the ``gram``
+    path the parts are the groups; in the ``product`` path there are as many parts as threads.
     """
 
     def __init__(self, x: torch.Tensor, ch: int, groups: int, path: str, buffers: int) -> None:
         on_cpu = x.device.type == "cpu"
         limit = BLOCK_ELEMENTS["cpu" if on_cpu else "other"]
         self.batch, self.ch, self.path = x.shape[0], ch, path
-        # Images at once. In the gram form the factors of one are views, of several copies: that pays for small ones.
+        # Images per block. In the gram path the factors of one image are views and those of several are copies, which
+        # is faster only for small images.
         several = limit // 8 if on_cpu and path == "gram" else limit
         self.step = max(1, min(several // (ch * ch), self.batch))
         threads = torch.get_num_threads() if on_cpu else 1
         self.parts = groups if path == "gram" else _divisor(ch, at_most=-(-threads // self.step))  # of one image
         self.rows_at_once = max(self.parts, min(limit // ch, self.step * ch))
         self.buffers = x.new_empty(buffers, self.rows_at_once * ch, dtype=compute_dtype(x))
-        # Logits and their gradients as the products give and take them, where that is not the dtype of the sums.
+        # Logits and their gradients in the dtype of the products, if it differs from that of the sums.
         halved = path == "product" and x.dtype != self.buffers.dtype
         self.half = x.new_empty(self.rows_at_once * ch) if halved else None
 
     def images(self) -> Iterator[slice]:
-        """Slices of the batch."""
+        """Yields slices of the batch."""
         for first in range(0, self.batch, self.step):
             yield slice(first, min(first + self.step, self.batch))
 
     def rows(self, a: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-        """Slices of the first two dimensions of a (n * parts, rows, d)."""
+        """Yields slices of the first two dimensions of a (n * parts, rows, d)."""
         parts, rows, _ = a.shape
         part_step = min(parts, max(1, self.rows_at_once // rows)) if self.path == "gram" else parts
         row_step = min(rows, max(1, self.rows_at_once // part_step))
@@ -135,23 +139,23 @@ class _Blocks:
                 yield slice(part, part + part_step), slice(row, row + row_step)
 
     def view(self, buffer: torch.Tensor, parts: int, rows: int) -> torch.Tensor:
-        """A buffer as (parts, rows, ch)."""
+        """Returns a buffer as (parts, rows, ch)."""
         return buffer[: parts * rows * self.ch].view(parts, rows, self.ch)
 
     def logits(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """The product a b in the first buffer, (parts, rows, d) @ (parts, d, ch) -> (parts, rows, ch)."""
+        """Computes a b in the first buffer, (parts, rows, d) @ (parts, d, ch) -> (parts, rows, ch)."""
         out = self.view(self.buffers[0], *a.shape[:2])
         if self.half is None:
             return torch.bmm(a, b, out=out)
         return out.copy_(torch.bmm(a, b, out=self.view(self.half, *a.shape[:2])))
 
     def factor(self, block: torch.Tensor) -> torch.Tensor:
-        """A block (parts, rows, ch) in the products' dtype."""
+        """Returns a block (parts, rows, ch) in the dtype of the products."""
         return block if self.half is None else self.view(self.half, *block.shape[:2]).copy_(block)
 
 
 def _divisor(number: int, at_most: int) -> int:
-    """The largest divisor within the limit."""
+    """The largest divisor of ``number`` that is at most ``at_most``."""
     return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
 
 
@@ -159,7 +163,7 @@ def _divisor(number: int, at_most: int) -> int:
 def channel_attend(
     x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, groups: int, path: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T / sqrt(s)) V of section 3.2.3, streamed.
+    """Computes softmax(Q K^T / sqrt(s)) V of section 3.2.3 block by block.
 
     Args:
         x: The unit's input, shape (B, C, H, W).
@@ -170,8 +174,8 @@ def channel_attend(
         path: ``product`` or ``gram``.
 
     Returns:
-        The attended value (B, ch) in float32 (float64 for float64 input); and for the backward pass log2 of the rows'
-        sums (B, ch) and x x^T (B, C, C) in the products' dtype, which is empty unless the path is ``gram``.
+        The attended value (B, ch) in float32 (float64 for float64 input). For the backward pass: log2 of the row sums
+        (B, ch), and x x^T (B, C, C) in the dtype of the products, which is empty unless the path is ``gram``.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, wq, wk, wv, pooled = _prepare(x, wq, wk, wv, groups)
@@ -194,7 +198,7 @@ def channel_attend(
 
 
 def _by_image(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A block (n * parts, rows, d) as (n, parts * rows, d): parts of one image, or all of n images."""
+    """Views a block (n * parts, rows, d) as (n, parts * rows, d): parts of one image, or all parts of n images."""
     return t.view(like.shape[0], -1, t.shape[2])
 
 
@@ -219,7 +223,7 @@ def channel_attend_backward(
     groups: int,
     path: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of x, wq, wk and wv, each in its shape and dtype, from that of the attended value."""
+    """Computes the gradients of x, wq, wk and wv, in their shapes and dtypes, from that of the attended value."""
     inputs = (x, wq, wk, wv)
     with torch.autocast(x.device.type, enabled=False):
         x, wq, wk, wv, pooled = _prepare(x, wq, wk, wv, groups)
@@ -240,8 +244,8 @@ def channel_attend_backward(
                 dv[images] += _by_image(torch.bmm(do_block.transpose(1, 2), p), v_n).sum(1)
                 other = blocks.view(blocks.buffers[1], *p.shape[:2])
                 torch.sub(v_n, _by_image(o_n[part, row].contiguous(), v_n), out=_by_image(other, v_n))
-                d_logits = blocks.factor(p.mul_(other))  # dA but for the row's factor do_i
-                # da^T = b dA^T: a product with a short first factor, not with a narrow second one, is the faster
+                d_logits = blocks.factor(p.mul_(other))  # dA without the row's factor do_i
+                # da^T = b dA^T: a short first factor is faster than a narrow second one
                 dat[part, :, row] = torch.bmm(b_block, d_logits.transpose(1, 2))
                 db[part].baddbmm_(a_do[part, row].transpose(1, 2), d_logits)
             da = dat.transpose(1, 2) * (do_n * math.log(2)).to(a.dtype)
@@ -251,7 +255,8 @@ def channel_attend_backward(
         dv = dv.view(batch, groups, wv.shape[1], 1)
         dx += ((wv.transpose(1, 2) @ dv).view(batch, in_chs, 1) / area).to(dx.dtype)
         grads = dx, dwq * _temperature(x), dwk, (dv @ pooled.transpose(2, 3)).sum(0)
-    return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(grads, inputs, strict=True))
+    dx, dwq, dwk, dwv = (g.view(t.shape).to(t.dtype) for g, t in zip(grads, inputs, strict=True))
+    return dx, dwq, dwk, dwv
 
 
 @channel_attend_backward.register_fake
@@ -270,13 +275,13 @@ def _(
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, wq, wk, wv))
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensors) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
     x, wq, wk, wv, ctx.groups, ctx.path = inputs
     ctx.save_for_backward(x, wq, wk, wv, *output)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor | None, *_: None) -> tuple:
+def _autograd(ctx: Any, do: torch.Tensor | None, *_: None) -> tuple[torch.Tensor | None, ...]:
     if do is None:
         return (None,) * 6
     return *channel_attend_backward(do.contiguous(), *ctx.saved_tensors, ctx.groups, ctx.path), None, None

@@ -1,4 +1,4 @@
-"""Pretrained weights from a Hub: safetensors only, whole and fitting, or one clear sentence."""
+"""Loading of pretrained weights from the Hub: safetensors only, with checks and readable errors."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,8 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
 from timm_landmark.utils.hub_cache import cached, drop, is_sound
-from timm_landmark.utils.hub_errors import WEIGHTS, PretrainedError, explain
+from timm_landmark.utils.hub_errors import PretrainedError, explain
+from timm_landmark.utils.hub_files import WEIGHTS
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -23,13 +24,14 @@ def build_model(
     cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> ModelT:
-    """Timm's ``build_model_with_cfg``, made safe and plain-spoken where ``pretrained=True`` goes to a Hub.
+    """Timm's ``build_model_with_cfg`` with safe downloads and readable errors for ``pretrained=True``.
 
-    Of a repository only ``*.safetensors`` is read, whatever its config.json asks for. A file whose SHA-256 is not the
-    one that its place in the cache is named by, or that is cut short, is taken out of the cache.
+    Only ``*.safetensors`` files are read from a repository, whatever its config.json says. A cached file that is
+    truncated or whose SHA-256 differs from the one stated by the Hub is removed from the cache.
 
     Raises:
-        PretrainedError: If the weights cannot be had, are damaged, or do not fit the model or the stated class count.
+        PretrainedError: If the weights are unavailable, damaged, or do not fit the model or the configured number of
+            classes.
     """
     if not pretrained:
         return build_model_with_cfg(
@@ -46,7 +48,7 @@ def build_model(
     repo = cfg.hf_hub_id if hub else None
     if repo and (cfg.custom_load or not str(cfg.hf_hub_filename).endswith(".safetensors")):
         cfg.hf_hub_filename, cfg.custom_load = WEIGHTS, False
-    source = repo or cfg.file or cfg.url or "the given state dict"
+    source = str(repo or cfg.file or cfg.url or "the given state dict")
     given = kwargs.pop("pretrained_filter_fn", None)
 
     def checked(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -61,7 +63,7 @@ def build_model(
             model_cls,
             variant,
             pretrained,
-            pretrained_cfg=cfg,
+            pretrained_cfg=cfg,  # pyright: ignore[reportArgumentType]  # timm also accepts a PretrainedCfg here
             pretrained_filter_fn=checked,
             cache_dir=cache_dir,
             **kwargs,
@@ -79,14 +81,14 @@ def build_model(
 
 
 def explain_misfit(error: Exception, source: str, variant: str) -> str | None:
-    """One sentence where ``load_state_dict`` found tensors of another model; None for an error of another kind."""
+    """Returns the reason if ``load_state_dict`` failed on the tensors of another model, else None."""
     lines = str(error).splitlines()
     if not lines or "Error(s) in loading state_dict" not in lines[0]:
         return None
     first = lines[1].strip() if len(lines) > 1 else ""
     return (
-        f"{source}: its tensors are not those of {variant} ({first[:200]}); check which architecture its config.json "
-        "names, and for another class count give num_classes of the weights in pretrained_cfg_overlay"
+        f"{source}: its tensors do not fit {variant} ({first[:200]}); check the architecture in its config.json; if "
+        "the weights have another number of classes, set num_classes in pretrained_cfg_overlay"
     )
 
 
@@ -94,20 +96,20 @@ def _check_sum(path: Path | None, repo: str) -> None:
     if path is not None and not is_sound(path):
         drop(path)
         raise PretrainedError(
-            f"{repo}: {path.name} is damaged (its SHA-256 is not the one that the Hub states) and was taken out of the "
-            "cache; try again"
+            f"{repo}: {path.name} is damaged (its SHA-256 differs from the one stated by the Hub) and was removed from "
+            "the cache; try again"
         )
 
 
 def _check_classes(
     state_dict: dict[str, torch.Tensor], classifier: str | tuple[str, ...] | None, num_classes: int, source: str
 ) -> None:
-    """Else timm says size mismatch, or leaves the head random without a word when the user's count is the weights'."""
+    """Checks the number of classes, because timm reports a size mismatch or silently keeps a random head."""
     for name in (classifier,) if isinstance(classifier, str) else classifier or ():
         weight = state_dict.get(f"{name}.weight")
         if weight is not None and weight.shape[0] != num_classes:
             raise PretrainedError(
-                f"{source}: its weights have {weight.shape[0]} classes, its configuration says {num_classes}; give "
-                f"pretrained_cfg_overlay=dict(hf_hub_id=..., num_classes={weight.shape[0]}), and num_classes=N beside "
-                "it for a head of another size"
+                f"{source}: its weights have {weight.shape[0]} classes, but its configuration has {num_classes}; pass "
+                f"pretrained_cfg_overlay=dict(hf_hub_id=..., num_classes={weight.shape[0]}), and also num_classes=N "
+                "for a new head of another size"
             )

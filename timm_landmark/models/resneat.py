@@ -1,11 +1,12 @@
 """ResNeAt: ResNeXt with the last 1x1 convolution of every bottleneck replaced by a channel attention unit.
 
-Paper: "Pre-activation and self-attention in image classification" (Huang, Li, Cai), sections 3.2 and Table 1.
+Paper: "Pre-activation and self-attention in image classification" (Huang, Li, Cai), section 3.2 and Table 1.
 
-Where the paper is silent: the shortcut is what is added to Scale * O (reading 1); stride sits in the 3x3 convolution
-(reading 5); the unit's input is the 3x3's output after BN and ReLU, and ReLU closes the block (reading 12).
+Where the paper is ambiguous: the shortcut is added to Scale * O (reading 1); the 3x3 convolution has the stride
+(reading 5); the unit's input is the output of the 3x3 convolution after BN and ReLU, and the block ends with ReLU
+(reading 12).
 
-The host is timm's ResNet (Copyright 2019 Ross Wightman, Apache-2.0).
+Based on timm's ResNet (Copyright 2019 Ross Wightman, Apache-2.0).
 """
 
 import math
@@ -19,6 +20,7 @@ from torch import nn
 
 from timm_landmark.layers import ChannelAttention2d
 from timm_landmark.models.pretrained import build_model
+from timm_landmark.utils.hub_files import WEIGHTS
 
 __all__ = ["ChannelAttentionBottleneck", "resneat50", "resneat101"]
 
@@ -74,7 +76,8 @@ class ChannelAttentionBottleneck(nn.Module):
         self.bn2 = norm_layer(width, **dd)
         self.drop_block = drop_block() if drop_block is not None else nn.Identity()
         self.act2 = act_layer(inplace=True)
-        self.aa = create_aa(aa_layer, channels=width, stride=stride, enable=use_aa, **dd)
+        # nn.Identity if there is no layer
+        self.aa: Any = create_aa(aa_layer, width, stride, use_aa, **dd)  # pyright: ignore[reportArgumentType]
 
         self.attn = ChannelAttention2d(width, outplanes, groups=cardinality, norm_layer=norm_layer, **dd)
         self.se = create_attn(attn_layer, outplanes, **dd)
@@ -85,9 +88,9 @@ class ChannelAttentionBottleneck(nn.Module):
         self.drop_path = drop_path
 
     def zero_init_last(self) -> None:
-        """Starts the block as the identity: zero weight in the unit's BatchNorm, as timm does for ResNeXt's third."""
-        if getattr(self.attn.norm, "weight", None) is not None:
-            nn.init.zeros_(self.attn.norm.weight)
+        """Zero-initializes the weight of the unit's BatchNorm, so that the block starts as the identity."""
+        if (weight := getattr(self.attn.norm, "weight", None)) is not None:
+            nn.init.zeros_(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """ReLU(AU(3x3(1x1(x))) + shortcut(x)), shape (B, inplanes, H, W) -> (B, 4 * planes, H/stride, W/stride)."""
@@ -109,7 +112,7 @@ class ChannelAttentionBottleneck(nn.Module):
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
-        "hf_hub_filename": "model.safetensors",
+        "hf_hub_filename": WEIGHTS,
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
@@ -145,6 +148,6 @@ def resneat50(pretrained: bool = False, **kwargs: Any) -> ResNet:
 
 @register_model
 def resneat101(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNeAt-101: 3, 4, 23, 3 bottlenecks; the paper names no such model but claims that depth works (section 6)."""
+    """ResNeAt-101: 3, 4, 23, 3 bottlenecks; not in the paper, which claims that depth helps (section 6)."""
     model_args = dict(block=ChannelAttentionBottleneck, layers=(3, 4, 23, 3), cardinality=32, base_width=4)
     return _create_resneat("resneat101", pretrained, **dict(model_args, **kwargs))

@@ -1,1 +1,1 @@
-"""The folder of a training run: its files, and the model in it."""
+"""Run folders: their files, checkpoints and models."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder: which one is the best, what a kill left, and their weights as data."""
+"""The checkpoints of a run folder: finding the best one, recovery after a kill, and safe loading of weights."""
 
 import argparse
 import os
@@ -6,17 +6,17 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_landmark.runs.folder import best_epoch, read_summary, tidy_summary
+from timm_landmark.runs.folder import SUMMARY, best_epoch, read_summary, tidy_summary
 from timm_landmark.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
 
-LAST, BEST, PARTIAL = "last.pth.tar", "model_best.pth.tar", "tmp.pth.tar"  # timm's CheckpointSaver's names
+LAST, BEST, PARTIAL = "last.pth.tar", "model_best.pth.tar", "tmp.pth.tar"  # as named by timm's CheckpointSaver
 
 
 def checkpoint_epoch(file: Path) -> int | None:
-    """The epoch that a checkpoint closes, or None if it is missing, torn or no checkpoint of timm's."""
+    """The epoch of a checkpoint, or None if it is missing, truncated or not written by timm."""
     try:
         epoch = _load(file, mmap=True)["epoch"]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError):
@@ -25,17 +25,17 @@ def checkpoint_epoch(file: Path) -> int | None:
 
 
 def best_checkpoint(path: Path, metric: str = "top1") -> Path:
-    """The checkpoint of the run's best epoch on validation.
+    """Finds the checkpoint of the run's best epoch on validation.
 
-    ``summary.csv`` decides, not the name of a file: the stock script forgets its best epoch on resume and then calls
-    the first one that follows the best.
+    This uses ``summary.csv`` instead of file names, because timm's script forgets the best epoch on resume and then
+    marks the first epoch after it as the best.
 
     Raises:
-        UserError: If there is no finished epoch or the best epoch's checkpoint is gone.
+        UserError: If there is no finished epoch or the checkpoint of the best epoch is missing.
     """
     epoch = best_epoch(read_summary(path), metric)
     if epoch is None:
-        raise UserError(f"{path} has no finished epoch (summary.csv is missing or empty); train on with --resume")
+        raise UserError(f"{path} has no finished epoch ({SUMMARY} is missing or empty); train on with --resume")
     for name in (f"checkpoint-{epoch}.pth.tar", BEST, LAST):
         if checkpoint_epoch(path / name) == epoch:
             return path / name
@@ -43,14 +43,17 @@ def best_checkpoint(path: Path, metric: str = "top1") -> Path:
 
 
 def settle(path: Path, metric: str = "top1", keep: int = 1) -> int:
-    """Brings a run folder that a kill may have left anywhere to the state after its last finished epoch.
+    """Restores a run folder after a kill to its state after the last finished epoch.
 
-    A checkpoint that was whole but not yet renamed is taken over, ``summary.csv`` is cut to the epochs that have a
-    checkpoint, ``model_best.pth.tar`` becomes the best of the whole run, and checkpoints beyond the ``keep`` best ones
-    go.
+    A complete checkpoint that was not yet renamed is renamed, ``summary.csv`` is truncated to the epochs that have a
+    checkpoint, ``model_best.pth.tar`` becomes the best of the whole run, and all checkpoints except the ``keep`` best
+    are deleted.
 
     Returns:
         The number of finished epochs.
+
+    Raises:
+        UserError: If the last checkpoint or earlier rows of ``summary.csv`` are missing.
     """
     partial, last = checkpoint_epoch(path / PARTIAL), checkpoint_epoch(path / LAST)
     if partial is not None and (last is None or partial > last):
@@ -60,15 +63,15 @@ def settle(path: Path, metric: str = "top1", keep: int = 1) -> int:
     if last is None:
         if len(read_summary(path)) > 1:
             raise UserError(
-                f"{path} has {len(read_summary(path))} epochs in summary.csv but no readable {LAST}; restore it, or "
-                "train again into another --output"
+                f"{path} has {len(read_summary(path))} epochs in {SUMMARY} but no readable {LAST}; restore it, or "
+                "train again with another --output"
             )
         tidy_summary(path, 0)
         return 0
     tidy_summary(path, last + 1)
     rows = read_summary(path)
     if [int(row["epoch"]) for row in rows] != list(range(last + 1)):
-        raise UserError(f"{path / 'summary.csv'} lacks epochs before {last + 1}; restore it, or train again")
+        raise UserError(f"{path / SUMMARY}: epochs before {last + 1} are missing; restore it, or train again")
     best = best_epoch(rows, metric)
     if checkpoint_epoch(path / BEST) != best:
         _link(best_checkpoint(path, metric), path / BEST)
@@ -85,7 +88,7 @@ def settle(path: Path, metric: str = "top1", keep: int = 1) -> int:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for ``source``, put in place by rename; a copy where the file system has no hard links."""
+    """Hard-links ``source`` to ``target`` atomically, or copies it if the file system has no hard links."""
     import shutil
 
     temporary = target.with_name(f".{target.name}.tmp")
@@ -100,19 +103,19 @@ def _link(source: Path, target: Path) -> None:
 def _load(file: Path, mmap: bool = False) -> Any:
     import torch
 
-    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints hold the parsed options
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints contain the parsed options
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def load_model_weights(path: Path) -> "dict[str, torch.Tensor]":
-    """Reads weights from a checkpoint without ever running what a pickle asks for.
+    """Reads weights from a checkpoint without running any code from the pickle.
 
     Args:
-        path: A checkpoint of timm's train script (the EMA weights are preferred where it has them), a bare state dict
-            or a ``.safetensors`` file.
+        path: A checkpoint of timm's train script (the EMA weights are used if it has them), a plain state dict or a
+            ``.safetensors`` file.
 
     Raises:
-        UserError: If the file is missing, torn, asks for code to be run, or holds no weights.
+        UserError: If the file is missing, damaged, would run code when loaded, or contains no weights.
     """
     import torch
     from timm.models import load_state_dict
@@ -121,15 +124,15 @@ def load_model_weights(path: Path) -> "dict[str, torch.Tensor]":
     try:
         weights = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint; give a run folder with one, or train first") from None
+        raise UserError(f"{path}: no such checkpoint; use a run folder that has one, or train first") from None
     except Exception as error:
         unsafe = "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError)
         reason = (
-            "it asks for code to be run, which was refused"
+            "loading it would run code, which is not allowed"
             if unsafe
             else f"it cannot be read ({type(error).__name__}: {first_line(error, 120)})"
         )
-        raise UserError(f"{path}: {reason}; use a checkpoint from a source that you trust") from None
+        raise UserError(f"{path}: {reason}; use another checkpoint, from a source that you trust") from None
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path} holds no weights; give a checkpoint that timm's train script wrote")
+        raise UserError(f"{path} contains no weights; use a checkpoint written by timm's train script")
     return weights

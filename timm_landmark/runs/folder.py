@@ -1,10 +1,13 @@
-"""Run folders: what timm's train script writes, and ``run.json`` beside it.
+"""Run folders: the files written by timm's train script, and those of this package.
 
-RUN/args.yaml  RUN/summary.csv  RUN/last.pth.tar  RUN/checkpoint-N.pth.tar  RUN/model_best.pth.tar   (the trainer's)
-RUN/run.json   model, recipe, seed, data digest, trainer, this project's commit, machine, wall time, parameters,
-               evaluation (this package's)
-RUN/predictions-SPLIT.csv  RUN/features-SPLIT.npz   what `evaluate` and its --keep-features write
-RUN/classes.csv   the data set's classes in the order of the model's outputs (read_rows(RUN, ClassRow))
+Written by the train script:
+    args.yaml, summary.csv, last.pth.tar, checkpoint-N.pth.tar, model_best.pth.tar
+
+Written by this package:
+    run.json: model, recipe, seed, data digest, trainer, this project's commit, machine, wall time, parameters,
+        evaluation
+    classes.csv: the data set's classes in the order of the model's outputs (``read_rows(RUN, ClassRow)``)
+    predictions-SPLIT.csv, features-SPLIT.npz: from ``evaluate`` and ``evaluate --keep-features``
 """
 
 import csv
@@ -16,6 +19,8 @@ from typing import Any
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
 
+INFO, ARGS, SUMMARY = "run.json", "args.yaml", "summary.csv"
+
 
 def read_run_info(path: Path) -> dict[str, Any]:
     """Reads ``run.json``.
@@ -24,47 +29,50 @@ def read_run_info(path: Path) -> dict[str, Any]:
         UserError: If the folder or the file is missing, or the file is not JSON.
     """
     try:
-        return json.loads((path / "run.json").read_text(encoding="utf-8"))
+        return json.loads((path / INFO).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is not a run (run.json is missing); make one with `timm-landmark train`") from None
+        raise UserError(f"{path} is not a run ({INFO} is missing); create one with `timm-landmark train`") from None
     except ValueError as error:
-        raise UserError(f"{path / 'run.json'} is not JSON ({error}); restore it or train again") from None
+        raise UserError(f"{path / INFO} is not valid JSON ({error}); restore it or train again") from None
 
 
 def update_info(path: Path, **values: Any) -> dict[str, Any]:
-    """Sets top-level ``values`` in ``run.json`` (made if missing) atomically; returns the whole."""
-    info = read_run_info(path) if (path / "run.json").exists() else {}
+    """Sets top-level ``values`` in ``run.json`` (created if missing) atomically; returns its new content."""
+    info = read_run_info(path) if (path / INFO).exists() else {}
     info.update(values)
-    write_json(path / "run.json", info)
+    write_json(path / INFO, info)
     return info
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """Reads ``args.yaml``, the trainer's full set of options.
+    """Reads ``args.yaml``, all options of the train script.
 
     Raises:
-        UserError: If it is missing or not a mapping with a model.
+        UserError: If it is missing, not valid YAML, or not a mapping with a model.
     """
     import yaml
 
     try:
-        args = yaml.safe_load((path / "args.yaml").read_text(encoding="utf-8"))
+        args = yaml.safe_load((path / ARGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not a run (args.yaml is missing); make one with `timm-landmark train`") from None
+        raise UserError(f"{path} is not a run ({ARGS} is missing); create one with `timm-landmark train`") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path / 'args.yaml'} is not YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path / ARGS} is not valid YAML ({reason}); restore it or train again") from None
     if not isinstance(args, dict) or not args.get("model"):
-        raise UserError(f"{path / 'args.yaml'} names no model; it is not the file that timm's train script writes")
+        raise UserError(
+            f"{path / ARGS}: the model is missing; restore the file from timm's train script, or train again"
+        )
     return args
 
 
 def read_summary(path: Path) -> list[dict[str, float]]:
-    """Reads ``summary.csv``: one row an epoch, in order, values as numbers; empty where there is no file yet.
+    """Reads ``summary.csv``: one row per epoch, in order, with numbers as values; empty if there is no file yet.
 
-    Repeated header lines, which timm's train script writes on resume, and a last line torn by a kill are passed over;
-    of an epoch trained twice the later row counts.
+    Repeated header lines, which timm's train script writes on resume, and a last line truncated by a kill are skipped.
+    If an epoch occurs twice, its later row is used.
     """
-    file = Path(path) / "summary.csv"
+    file = path / SUMMARY
     if not file.exists():
         return []
     header: list[str] = []
@@ -76,18 +84,18 @@ def read_summary(path: Path) -> list[dict[str, float]]:
         try:
             row = {name: float(text) for name, text in zip(header, line, strict=True)}
         except ValueError:
-            continue  # torn
+            continue  # truncated
         if row:
             rows[int(row["epoch"])] = row
     return [rows[epoch] for epoch in sorted(rows)]
 
 
 def tidy_summary(path: Path, epochs: int) -> None:
-    """Leaves in ``summary.csv`` one header and, once each, the rows of the first ``epochs`` epochs.
+    """Reduces ``summary.csv`` to one header and one row for each of the first ``epochs`` epochs.
 
-    The lines themselves are kept as the trainer wrote them, to the last digit.
+    The lines are kept exactly as the train script wrote them.
     """
-    file = Path(path) / "summary.csv"
+    file = path / SUMMARY
     if not file.exists():
         return
     text = file.read_bytes().decode()
@@ -104,7 +112,7 @@ def tidy_summary(path: Path, epochs: int) -> None:
 
 
 def best_epoch(rows: list[dict[str, float]], metric: str = "top1") -> int | None:
-    """The epoch with the best validation ``metric`` (the first of equals, as timm's saver ranks), None without rows."""
+    """The epoch with the best validation ``metric`` (the first of equals, as in timm), or None without rows."""
     if not rows:
         return None
     column, sign = (f"eval_{metric}", 1) if f"eval_{metric}" in rows[0] else ("train_loss", -1)

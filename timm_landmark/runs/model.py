@@ -1,4 +1,4 @@
-"""A run as its folder describes it, and its model with the weights of the best epoch."""
+"""Loading of a run folder, and of its model with the weights of the best epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_landmark.data.address import Address, Place, place
 from timm_landmark.runs.checkpoints import best_checkpoint, load_model_weights
-from timm_landmark.runs.folder import read_args, read_run_info
+from timm_landmark.runs.folder import ARGS, read_args, read_run_info
 from timm_landmark.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run as its folder tells it; ``data`` is None where the data set is not (or no longer) there."""
+    """A training run, read from its folder; ``data`` is None if the data set does not exist (any more)."""
 
     path: Path
     model: str
@@ -40,21 +40,19 @@ def load_run(path: Path) -> Run:
         path: The folder given to ``train --output``.
 
     Raises:
-        UserError: If the folder, one of its files or every checkpoint is missing or unreadable.
+        UserError: If the folder, one of its files or all checkpoints are missing or unreadable.
     """
     path = Path(path)
     info, args = read_run_info(path), read_args(path)
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
-    import timm_landmark  # noqa: F401  (registers the models, whose defaults are asked for)
-
     model = args["model"]
     default = get_pretrained_cfg(model)
     config = resolve_data_config(args, pretrained_cfg=default.to_dict() if default else None)
     data = place(args["data_dir"]) if args.get("data_dir") else None
     if isinstance(data, Address) and data.is_command:
-        data = None  # a run may come from somebody else: a command is run only for the --data of one's own
+        data = None  # the run may be somebody else's: only commands given with --data are run
     return Run(
         path=path,
         model=model,
@@ -72,15 +70,13 @@ def load_run(path: Path) -> Run:
 
 
 def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
-    """The model that timm's train script makes of a run's options, with fresh weights.
+    """Builds the model of a run, as timm's train script does, with random weights.
 
     Args:
         args: The options, as in ``args.yaml``: model, num_classes, in_chans, gp, model_kwargs.
         changes: Arguments of ``timm.create_model`` that replace the run's.
     """
     from timm import create_model
-
-    import timm_landmark  # noqa: F401  (registers the models)
 
     arguments = {
         "num_classes": args["num_classes"],
@@ -92,7 +88,7 @@ def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
 
 
 def load_run_model(run: Run, device: "str | torch.device" = "cpu") -> "nn.Module":
-    """The run's model with the weights of its best epoch, in eval mode on ``device``.
+    """Loads the run's model with the weights of its best epoch, in eval mode on ``device``.
 
     Raises:
         UserError: If the weights cannot be read or do not fit the model.
@@ -102,6 +98,7 @@ def load_run_model(run: Run, device: "str | torch.device" = "cpu") -> "nn.Module
         model.load_state_dict(load_model_weights(run.checkpoint))
     except (RuntimeError, TypeError) as error:
         raise UserError(
-            f"{run.checkpoint} does not fit {run.model} of {run.path / 'args.yaml'}: {first_line(error, 120)}"
+            f"{run.checkpoint} does not fit {run.model} of {run.path / ARGS} ({first_line(error, 120)}); restore the "
+            "files of the run or train again"
         ) from None
     return model.to(device).eval()

@@ -11,7 +11,8 @@ from timm_landmark.runs.checkpoints import load_model_weights
 from timm_landmark.runs.model import build_model
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
-from timm_landmark.utils.hub_errors import WEIGHTS, explain
+from timm_landmark.utils.hub_errors import explain
+from timm_landmark.utils.hub_files import WEIGHTS
 from timm_landmark.utils.text import say
 
 if TYPE_CHECKING:

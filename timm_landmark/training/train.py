@@ -120,8 +120,6 @@ def recipe_path() -> Path:
 
 
 def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: FileLock) -> int:
-    import timm_landmark  # noqa: F401  (registers the models before the script creates one)
-
     _, rank, world_size = world_info_from_env() if is_distributed_env() else (0, 0, 1)
     trainer = _trainer(own.train_script, world_size)
     given = checks.parse_options(trainer.parser, extra, trainer.title)

@@ -1,1 +1,1 @@
-"""Shared helpers; nothing here imports the rest of the package."""
+"""Shared helpers, which import nothing else of the package."""

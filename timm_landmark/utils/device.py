@@ -1,10 +1,10 @@
-"""Where a model computes: the best device at hand, and a check of the one that was named."""
+"""The default device, and the check of a device given by the user."""
 
 from timm_landmark.utils.errors import UserError, first_line
 
 
 def default_device() -> str:
-    """``cuda`` where there is one, else ``mps``, else ``cpu``."""
+    """``cuda`` if available, else ``mps``, else ``cpu``."""
     import torch
 
     if torch.cuda.is_available():
@@ -13,14 +13,14 @@ def default_device() -> str:
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that torch does not know, that is not there or that cannot compute.
+    """Checks that torch can compute on a device.
 
     Raises:
-        UserError: Naming ``--device``.
+        UserError: If the device is unknown or unavailable.
     """
     import torch
 
     try:
         torch.zeros(1, device=device).item()
-    except Exception as error:  # torch's devices fail in many ways
-        raise UserError(f"--device {device}: not available ({first_line(error)}); give --device cpu") from None
+    except Exception as error:  # devices fail with many exception types
+        raise UserError(f"--device {device}: not available ({first_line(error)}); use --device cpu") from None

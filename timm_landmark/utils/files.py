@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old file or the new one, never half of one."""
+"""Atomic writing of files: after a kill at any moment, the file has either its old or its new content."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it is flushed to disk and renamed onto ``path``.
+    """Yields a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.
 
     Args:
-        path: The file that is to exist, whole, afterwards. Its folder must exist.
+        path: The file to write. Its folder must exist.
 
     Raises:
-        OSError: If the folder cannot be written or the disk is full; ``path`` is then untouched.
+        OSError: If the folder is not writable or the disk is full; ``path`` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "r+b") as file:  # Windows flushes only what it may write
+        with open(temporary, "r+b") as file:  # Windows can flush only writable files
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -31,18 +31,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes ``content`` (text as UTF-8, line ends untouched) to ``path`` atomically."""
+    """Writes ``content`` to ``path`` atomically; text is encoded as UTF-8, without translation of line endings."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` to ``path`` as indented JSON, atomically; NaN and infinity are refused, JSON has neither."""
+    """Writes ``value`` to ``path`` as indented JSON, atomically; NaN and infinity raise ValueError."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces."""
+    """Hex SHA-256 of a file, which is read in pieces."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(1 << 20):

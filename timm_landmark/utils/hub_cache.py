@@ -1,4 +1,4 @@
-"""Files that huggingface_hub keeps: found, held against their SHA-256, taken out when damaged."""
+"""Files in the cache of huggingface_hub: finding, checking and removing them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from timm_landmark.utils.hub_errors import split_revision
 
 
 def cached(repo: str, file: str, cache_dir: str | Path | None = None) -> Path | None:
-    """Where ``file`` of ``ORG/NAME`` or ``ORG/NAME@REVISION`` lies in the cache; None if it is not there."""
+    """Path of ``file`` of ``ORG/NAME`` or ``ORG/NAME@REVISION`` in the cache; None if it is not cached."""
     from huggingface_hub import try_to_load_from_cache
 
     name, revision = split_revision(repo)
@@ -16,16 +16,16 @@ def cached(repo: str, file: str, cache_dir: str | Path | None = None) -> Path | 
 
 
 def is_sound(path: Path) -> bool:
-    """False if the file is not what the Hub stated.
+    """Checks a cached file against the SHA-256 stated by the Hub; True for files without one.
 
-    A large file lies in the cache under its SHA-256, which the Hub states before the download; nothing on the way
-    compares the two. Other files are named by another sum, and pass.
+    In the cache, a large file is named by the SHA-256 that the Hub states before the download, but huggingface_hub does
+    not compare the two. Small files are named by another hash and are not checked.
     """
     stated = path.resolve().name
     return len(stated) != 64 or sha256_file(path) == stated
 
 
 def drop(path: Path) -> None:
-    """Removes a cached file, name and bytes, so that the next try fetches it again."""
+    """Removes a cached file (link and content), so that it is downloaded again."""
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)

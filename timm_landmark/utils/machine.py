@@ -1,4 +1,4 @@
-"""What a measurement ran on: the metadata that every result file carries."""
+"""Hardware and software versions, which are recorded in every result file."""
 
 import importlib.metadata
 import json
@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = "timm_landmark"
-ROOT = Path(__file__).resolve().parents[2]  # of a checkout, or site-packages
+ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages
 
 
 def machine_info() -> dict[str, object]:
-    """Processor, cores, system and library versions; no host name, no user, no path."""
+    """Returns processor, cores, system and library versions, but no host name, user or path."""
     packages = {}
     for name in ("timm", "torch", "torchvision", "fvcore", "numpy", "pillow", "timm-landmark"):
         try:
@@ -30,12 +30,12 @@ def machine_info() -> dict[str, object]:
 
 
 def project_commit(root: Path = ROOT) -> dict[str, object] | None:
-    """The commit of this project that runs, and whether its files were changed since; None where it is not known.
+    """The commit of this project, and whether its files have changes; None if it is unknown.
 
-    It is known for a package that is run from its git checkout, and for one that pip installed from a repository.
+    It is known if the package is used from its git checkout, or was installed by pip from a repository.
 
     Args:
-        root: The folder that holds the package's folder.
+        root: The folder that contains the package's folder.
     """
     if (root / ".git").exists():
         return _checked_out(root)
@@ -47,7 +47,7 @@ def project_commit(root: Path = ROOT) -> dict[str, object] | None:
 
 
 def _checked_out(root: Path) -> dict[str, object] | None:
-    # a variable such as GIT_DIR, which git sets for hooks, would lead to another repository
+    # variables such as GIT_DIR, which git sets for hooks, would select another repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
@@ -55,10 +55,10 @@ def _checked_out(root: Path) -> dict[str, object] | None:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
 
     try:
-        git("ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")  # not somebody else's repository
+        git("ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")  # fails in the repository of another project
         changed = git("status", "--porcelain", "--untracked-files=no")
         return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(changed.strip())}
-    except (OSError, subprocess.SubprocessError):  # no git, or a repository that it does not trust
+    except (OSError, subprocess.SubprocessError):  # git is missing or does not trust the repository
         return None
 
 
