@@ -44,8 +44,8 @@ def _basis(comparison: Comparison | None, title: str) -> str:
     epochs = sorted({len(run.epochs) for runs in comparison.networks.values() for run in runs})
     return (
         f"Verdicts that need training rest on photos of {title} ({len(comparison.test_images)} test photos) and "
-        f"{span(seeds)} seed{'s' * (seeds[-1] > 1)} per network, trained for {span(epochs)} epochs; the paper used 1000 "
-        f"landmarks. {numbers}"
+        f"{span(seeds)} seed{'s' * (seeds[-1] > 1)} per network, trained for {span(epochs)} epochs; the paper used "
+        f"1000 landmarks. {numbers}"
     )
 
 

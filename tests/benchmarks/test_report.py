@@ -87,7 +87,7 @@ def test_links_of_a_block_are_relative_to_its_page():
 
 def test_a_block_that_no_page_shows_is_an_error(monkeypatch):
     monkeypatch.setattr(report, "PAGES", report.PAGES[:1])
-    with pytest.raises(ValueError, match="no page shows the block .*claims"):
+    with pytest.raises(ValueError, match=r"no page shows the block .*claims"):
         report.rendered()
 
 
