@@ -119,11 +119,12 @@ def change(net: nn.Module, variant: Variant) -> nn.Module:
     for block in net.modules():
         if isinstance(block, ChannelAttentionBottleneck):
             if variant.shuffle:
-                block.aa = nn.Sequential(block.aa, ChannelShuffle(block.attn.groups))  # aa is just before the unit
+                before = nn.Identity() if block.aa is None else block.aa
+                block.aa = nn.Sequential(before, ChannelShuffle(block.attn.groups))  # aa is just before the unit
             if variant.start is not None:
                 _restart(block.attn, variant.start)
             if variant.unit is not None:
-                block.attn = _replaced(block.attn, variant.unit)
+                block.add_module("attn", _replaced(block.attn, variant.unit))
     return net
 
 

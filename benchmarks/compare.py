@@ -105,7 +105,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def _synthesize(data: Path) -> int:
+def _synthesize(data: Place) -> int:
     if (data / "dataset.json").exists():
         return 0
     print(f"making a synthetic data set in {data}", flush=True)

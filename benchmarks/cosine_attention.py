@@ -21,6 +21,7 @@ It supports float32 and float64, but no autocast.
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +143,7 @@ class _Attend(torch.autograd.Function):
         gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(0)
         base = gram if path == "gram" else x
         o, lse = torch.empty_like(v), torch.empty_like(v)
-        for images in _images(*v.shape, path):
+        for images in _images(*v.shape, path=path):
             a, b = _factors(base[images], wq, wk, temperature, path)
             v_n = v[images, None, None]
             o_n, lse_n = (t[images].view(a.shape[:3]) for t in (o, lse))
@@ -154,22 +155,25 @@ class _Attend(torch.autograd.Function):
         return o, lse, gram
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensors) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensors) -> None:
         *tensors, ctx.path = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*tensors, *output)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor, *_: torch.Tensor) -> tuple:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameter's name
+        ctx: Any, *grads: torch.Tensor
+    ) -> tuple:
+        do = grads[0]  # the other outputs are not differentiable
         x, wq, wk, v, temperature, o, lse, gram = ctx.saved_tensors
         base = gram if ctx.path == "gram" else x
         dbase, dv = torch.empty_like(base), torch.zeros_like(v)
         shared = [torch.zeros_like(t) for t in (wq, wk, temperature)]
-        for images in _images(*v.shape, ctx.path):
+        for images in _images(*v.shape, path=ctx.path):
             inputs = [t.detach().requires_grad_() for t in (base[images], wq, wk, temperature)]
             with torch.enable_grad():
-                factors = _factors(*inputs, ctx.path)
+                factors = _factors(*inputs, path=ctx.path)
             a, b = (t.detach() for t in factors)
             v_n = v[images, None, None]
             o_n, lse_n, do_n = (t[images].reshape(*a.shape[:3], 1) for t in (o, lse, do))
@@ -183,9 +187,9 @@ class _Attend(torch.autograd.Function):
                 # da^T = b dA^T: a product with a short first factor is faster than one with a narrow second factor
                 da[:, part, row] = (b_block @ d_logits.transpose(2, 3)).transpose(2, 3) * do_block
                 db[:, part] += (a_block * do_block).transpose(2, 3) @ d_logits
-            dbase[images], *grads = torch.autograd.grad(factors, inputs, (da, db))
-            for total, grad in zip(shared, grads, strict=True):
-                total += grad
+            dbase[images], *shares = torch.autograd.grad(factors, inputs, (da, db))
+            for total, share in zip(shared, shares, strict=True):
+                total += share
         dwq, dwk, dt = shared
         dx = (dbase + dbase.transpose(1, 2)) @ x if ctx.path == "gram" else dbase
         return dx, dwq, dwk, dv, dt, None
@@ -214,7 +218,8 @@ class CosineAttention2d(ChannelAttention2d):
         """Scale (B, ch); tracing and ``force_path("plain")`` use the reference."""
         weights = (self.query.weight, self.key.weight, self.value.weight)
         path = choose_path(x.shape[1], weights[0].shape[0], self.groups, *x.shape[2:])
-        if torch.jit.is_tracing() or path == "plain":
+        tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
+        if tracing or path == "plain":
             return cosine_scale_reference(x, *weights, self.temperature(), self.groups)
         return cosine_scale(x, *weights, self.temperature(), self.groups, path)
 

@@ -85,7 +85,7 @@ def nearest_neighbours(data: Path, split: str = "test") -> dict[str, Any]:
 
 def main() -> None:
     """Prints the accuracies; --output also writes them, with the digest of the data set and the machine."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="prepared data set")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()

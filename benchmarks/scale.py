@@ -20,7 +20,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,23 +40,23 @@ from timm_landmark.utils.files import write_json
 
 OUTPUT = Path(__file__).parent / "results" / "scale.json"
 
-Rows = list[dict[str, float | str]]
+Rows = list[dict[str, Any]]
 
 
-def attention_units(net: nn.Module) -> dict[str, nn.Module]:
+def attention_units(net: nn.Module) -> dict[str, Any]:
     """The units with a Scale, by name, in the order of the network."""
-    kinds = (ChannelAttention2d, ablations.MeanOfValues)
-    return {name: unit for name, unit in net.named_modules() if isinstance(unit, kinds)}
+    with_scale = (ChannelAttention2d, ablations.MeanOfValues)
+    return {name: unit for name, unit in net.named_modules() if isinstance(unit, with_scale)}
 
 
-def scale_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def scale_of(unit: Any, x: torch.Tensor) -> torch.Tensor:
     """Scale (B, ch) of the package's unit or of a variant."""
     if hasattr(unit, "scale"):
         return unit.scale(x)
     return attention_scale(x, unit.query.weight, unit.key.weight, unit.value.weight, unit.groups)
 
 
-def logits_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+def logits_of(unit: Any, x: torch.Tensor) -> torch.Tensor | None:
     """The logits (B, ch, ch) of a unit's softmax, or None if it has no softmax."""
     if hasattr(unit, "logits"):
         return unit.logits(x)
@@ -77,15 +79,13 @@ def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: 
     scales: dict[str, list[torch.Tensor]] = {name: [] for name in units}
     logits: dict[str, list[float]] = {name: [] for name in units}
 
-    def keep(name: str, unit: nn.Module, x: torch.Tensor) -> None:
+    def keep(name: str, unit: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        x = inputs[0]
         scales[name].append(scale_of(unit, x).double())
         if (rows := logits_of(unit, x[:1])) is not None:
             logits[name].append(float(rows.double().std(2).mean()))
 
-    handles = [
-        unit.register_forward_pre_hook(lambda unit, inputs, name=name: keep(name, unit, inputs[0]))
-        for name, unit in units.items()
-    ]
+    handles = [unit.register_forward_pre_hook(partial(keep, name)) for name, unit in units.items()]
     answers(net, batches, training)
     for handle in handles:
         handle.remove()
@@ -129,7 +129,7 @@ def constant_scale(net: nn.Module, rows: Rows) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures one run; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of ResNeAt or one of its variants")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set that it was trained on")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="photos to use (default: validation)")
@@ -160,7 +160,8 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
     before = answers(trained, batches)
     with constant_scale(trained, rows):
         changed = (answers(trained, batches) != before).double().mean()
-    checkpoints = {checkpoint_epoch(file): file for file in folder.glob("checkpoint-*.pth.tar")}
+    files = folder.glob("checkpoint-*.pth.tar")
+    checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
     count = count_model(run.model)
     return dict(
         model=run.model,

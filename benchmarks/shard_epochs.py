@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 from torch.utils.data import DataLoader
 
 from timm_landmark.data import shard_reader
@@ -53,7 +53,7 @@ def make_loader(data: Path, split: str, processes: int, workers: int) -> DataLoa
     if processes > 1 and not training:
         workers = min(workers, shard_reader.VALIDATION_WORKERS)
     with shard_reader.installed():
-        dataset = create_dataset("wds/", root=str(data), split=split, is_training=training, batch_size=batch_size)
+        dataset: Any = create_dataset("wds/", root=str(data), split=split, is_training=training, batch_size=batch_size)
     dataset.transform = str  # a string instead of the image
     dataset.set_loader_cfg(num_workers=workers)
     return DataLoader(dataset, batch_size, num_workers=workers, drop_last=training, collate_fn=_labels)
@@ -68,7 +68,8 @@ def count_epoch(data: Path, split: str, images: int, processes: int, workers: in
     read: Counter[int] = Counter()
     for rank in range(processes):
         loader = make_loader(data, split, processes, workers)
-        loader.dataset.reader.dist_rank, loader.dataset.reader.dist_num_replicas = rank, processes
+        dataset: Any = loader.dataset
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = rank, processes
         for labels in loader:
             read.update(labels)
     return {"repeated": read.total() - len(read), "left_out": images - len(read)}
@@ -92,7 +93,7 @@ def measure() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures and writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     write_json(parser.parse_args().output, {"batch": BATCH, "rows": measure(), "machine": machine_info()})
 

@@ -250,7 +250,7 @@ def _load(path: Path, head: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the chosen measurements and merges them into the file; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=2, help="threads of this process (default: 2)")
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement (default: 10)")

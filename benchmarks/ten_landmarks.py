@@ -59,6 +59,7 @@ def read_blobs(repository: Path, paths: Sequence[str]) -> Iterator[tuple[str, by
         reason = probe.stderr.strip()
         raise UserError(f"REPOSITORY {repository}: not a git repository ({reason}); clone cadelau/NN_EECS_445")
     with subprocess.Popen([*git_command, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
+        assert git.stdin is not None and git.stdout is not None  # both are pipes
         for path in paths:
             git.stdin.write(f"HEAD:{path}\n".encode())
             git.stdin.flush()
@@ -82,7 +83,7 @@ def write_photos(repository: Path, labels: Mapping[str, str], folder: Path) -> N
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the photos and prepares the data set; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="ten_landmarks.py", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="ten_landmarks.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("repository", type=Path, metavar="REPOSITORY", help="the clone, with a work tree or bare")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="output folder for photos/ and data/")
     args = parser.parse_args(argv)

@@ -60,9 +60,10 @@ def _scale(runs: list[FinishedRun]) -> Figure:
     rows = (("over_channels", "from channel to channel"), ("over_photos", "from photo to photo"))
     for column, run in enumerate(runs):
         for axes, (key, what) in zip(grid[:, column], rows, strict=True):
-            for index, untrained in enumerate(run.scale["untrained"]):
-                epochs = [int(epoch) for epoch in run.scale["epochs"]]
-                values = [untrained[key], *(units[index][key] for units in run.scale["epochs"].values())]
+            scale = run.scale or {"untrained": [], "epochs": {}}
+            for index, untrained in enumerate(scale["untrained"]):
+                epochs = [int(epoch) for epoch in scale["epochs"]]
+                values = [untrained[key], *(units[index][key] for units in scale["epochs"].values())]
                 stage = int(untrained["unit"].removeprefix("layer")[0])
                 colour = colormaps["viridis"]((4 - stage) / 3.5)
                 first = untrained["unit"] == f"layer{stage}.0.attn"

@@ -21,7 +21,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 def accuracy(runs: Sequence[FinishedRun], images: Sequence[str], k: int) -> tuple[float, float, float]:
     """Mean test top-``k`` over the seeds, with Wilson's 95 % interval at the number of test images."""
     correct = sum(sum(run.hits(k, images)) for run in runs) / len(runs)
-    return correct / len(images), *metrics.wilson(correct, len(images))
+    # wilson declares an integer; a mean over seeds need not be one
+    return correct / len(images), *metrics.wilson(correct, len(images))  # pyright: ignore[reportArgumentType]
 
 
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 
 
 def time_alternated(
-    steps: Sequence[Callable[[], None]], device: str, seconds: float, pause: float
+    steps: Sequence[Callable[[], object]], device: str, seconds: float, pause: float
 ) -> list[list[float]]:
     """Times each step in turn, for at least five rounds.
 
