@@ -150,7 +150,7 @@ def test_a_run_on_other_images_is_left_out(name, old, new, out, tmp_path, capsys
     (runs / "test_vit2-s0" / name).write_text(text.replace(old, new, 1))
     collect.collect(out / "data", [runs / f"{model}-s0" for model in MODELS], tmp_path / "results")
     assert list(comparison.load(tmp_path / "results").runs) == ["test_resnet"]
-    assert "test_vit2-s0 was trained on another data set" in capsys.readouterr().out
+    assert "skipped test_vit2-s0: trained on another data set" in capsys.readouterr().out
 
 
 def test_the_same_images_under_another_digest_stand_beside_each_other(out, tmp_path, capsys):
