@@ -1,12 +1,12 @@
-"""Variants of the attention unit: what does the paper's attention give, and what would make it give more?
+"""Variants of the attention unit, to find out what the paper's attention contributes and what could improve it.
 
 Usage::
 
-    python -m benchmarks.ablations VERB ...       # timm-landmark VERB ..., with the variants as models
+    python -m benchmarks.ablations COMMAND ...    # like timm-landmark COMMAND ..., with the variants as models
     python -m benchmarks.ablations train resneat50_cosine --data DATA --output RUN --epochs 10 --img-size 112
 
-Importing this module registers them with timm. Each is ``resneat50`` with its units replaced: all weights that both
-have start from the same numbers for the same seed. The package knows nothing of them; ``resneat50`` stays the paper's.
+Importing this module registers the variants with timm. Each is ``resneat50`` with other attention units: with the same
+seed, the weights that both have are initialised equally. The package itself does not contain the variants.
 """
 
 import math
@@ -27,7 +27,7 @@ from timm_landmark.models.resneat import ChannelAttentionBottleneck, resneat50
 
 
 class ScaleOne(nn.Module):
-    """No attention: the grouped projection and its norm, as the last 1x1 of ResNeXt would be with groups."""
+    """No attention: only the grouped projection and its norm, like the last 1x1 of ResNeXt but with groups."""
 
     def __init__(self, in_chs: int, out_chs: int, groups: int) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class ScaleOne(nn.Module):
 
 
 class MeanOfValues(ScaleOne):
-    """One number a photo: Scale = sigmoid(mean of V), what the unit does where its softmax is uniform."""
+    """One number per photo: Scale = sigmoid(mean of V), which is what the unit computes if its softmax is uniform."""
 
     def __init__(self, in_chs: int, out_chs: int, groups: int) -> None:
         super().__init__(in_chs, out_chs, groups)
         self.value = nn.Conv2d(in_chs, out_chs, 1, groups=groups, bias=False)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale (B, ch), the same number in every channel."""
+        """Scale (B, ch), the same for every channel."""
         v = self.value(F.adaptive_avg_pool2d(x, 1)).flatten(1)
         return torch.sigmoid(v.mean(1, keepdim=True)).expand_as(v)
 
@@ -57,12 +57,12 @@ class MeanOfValues(ScaleOne):
 
 
 class DenseOutput(ChannelAttention2d):
-    """The paper's Scale on a dense 1x1, as ResNeXt's: what the groups of the last 1x1 cost."""
+    """The paper's Scale on a dense 1x1 as in ResNeXt, to measure the cost of the groups in the last 1x1."""
 
     def __init__(self, in_chs: int, out_chs: int, groups: int) -> None:
         super().__init__(in_chs, out_chs, groups)
         self.output = nn.Conv2d(in_chs, out_chs, 1, bias=False)
-        nn.init.kaiming_normal_(self.output.weight, mode="fan_out", nonlinearity="relu")  # as timm starts ResNeXt's
+        nn.init.kaiming_normal_(self.output.weight, mode="fan_out", nonlinearity="relu")  # as timm initialises ResNeXt
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale * norm(output(x)), shape (B, in_chs, H, W) -> (B, out_chs, H, W)."""
@@ -71,14 +71,14 @@ class DenseOutput(ChannelAttention2d):
 
 
 class ChannelShuffle(nn.Module):
-    """Deals the channels of every group out to the groups in turn, as ShuffleNet does: no parameters, no MACs."""
+    """Channel shuffle as in ShuffleNet: spreads the channels of each group over all groups; no parameters, no MACs."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
         self.groups = groups
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A permutation of the channels of (B, C, H, W)."""
+        """Permutes the channels of (B, C, H, W)."""
         batch, channels, height, width = x.shape
         return x.view(batch, self.groups, -1, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
@@ -88,10 +88,9 @@ class Variant:
     """How a model differs from ``resneat50``.
 
     Attributes:
-        unit: What stands in the attention unit's place; None leaves it the paper's.
-        shuffle: Whether the channels are shuffled before the unit, whose every projection is grouped.
-        start: Standard deviation of the weights of Q, K and V at the start, times sqrt(fan-in); None leaves timm's,
-            which is 0.18.
+        unit: Replacement for the attention unit; None keeps the paper's.
+        shuffle: Whether the channels are shuffled before the unit, whose projections are all grouped.
+        start: Initial standard deviation of the weights of Q, K and V, times sqrt(fan-in); None keeps timm's, 0.18.
     """
 
     unit: Callable[[int, int, int], nn.Module] | None = None
@@ -99,8 +98,8 @@ class Variant:
     start: float | None = None
 
 
-# With it Scale differs by 0.05 to 0.17 from channel to channel before training, by the paper's attention, whose logits
-# are large then, as by cosine attention. With timm's start V is so small that cosine attention makes 0.01 of it.
+# With it the standard deviation of Scale over the channels is 0.05 to 0.17 before training, with the paper's attention
+# (whose logits are then large) as with cosine attention. With timm's initialisation V is so small that it is 0.01.
 START = 2.0
 
 VARIANTS = {
@@ -116,15 +115,16 @@ VARIANTS = {
 
 
 def change(net: nn.Module, variant: Variant) -> nn.Module:
-    """Makes a ``resneat50`` one of its variants, in place."""
+    """Turns a ``resneat50`` into one of its variants, in place."""
     for block in net.modules():
         if isinstance(block, ChannelAttentionBottleneck):
             if variant.shuffle:
-                block.aa = nn.Sequential(block.aa, ChannelShuffle(block.attn.groups))  # aa is the last before the unit
+                before = nn.Identity() if block.aa is None else block.aa
+                block.aa = nn.Sequential(before, ChannelShuffle(block.attn.groups))  # aa is just before the unit
             if variant.start is not None:
                 _restart(block.attn, variant.start)
             if variant.unit is not None:
-                block.attn = _replaced(block.attn, variant.unit)
+                block.add_module("attn", _replaced(block.attn, variant.unit))
     return net
 
 
@@ -136,7 +136,7 @@ def _restart(unit: ChannelAttention2d, start: float) -> None:
 
 
 def _replaced(old: ChannelAttention2d, unit: Callable[[int, int, int], nn.Module]) -> nn.Module:
-    """The new unit with those parts of the old one that fit it."""
+    """The new unit, with the layers of the old one where their shapes agree."""
     new = unit(old.output.in_channels, old.output.out_channels, old.groups)
     for name, part in new.named_children():
         if part.weight.shape == getattr(old, name).weight.shape:
@@ -147,7 +147,7 @@ def _replaced(old: ChannelAttention2d, unit: Callable[[int, int, int], nn.Module
 def _register(name: str, variant: Variant) -> None:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
-            raise ValueError(f"pretrained=True: there are no weights of {name}, which is a variant for comparison")
+            raise ValueError(f"pretrained=True: there are no weights for the variant {name}; use pretrained=False")
         return change(resneat50(**kwargs), variant)
 
     create.__name__ = name

@@ -1,26 +1,27 @@
-"""Cosine attention between channels: rows of Q and K of unit length, a learned temperature in place of 1 / sqrt(s).
+"""Cosine attention between channels: Q and K have rows of unit length; a learned temperature replaces 1 / sqrt(s).
 
     Scale = sigmoid( softmax(t * Q^ K^^T) V ),   Q^_i = Q_i / |Q_i|,  K^_j = K_j / |K_j|
 
 Q, K and V are the paper's (section 3.2.3), normalised over the positions as in XCiT's cross-covariance attention
 (El-Nouby et al. 2021). The logits lie within -t .. t whatever the weights are, so
 
-* softmax is not uniform at the start, as it is in the paper's unit, whose logits timm's initialisation leaves near 0;
-* no maximum need be subtracted: with t at most ``LIMIT`` the exponentials and the sums of their products with V stay
-  within float32.
+* softmax is not uniform before training, unlike in the paper's unit, whose logits timm's initialisation makes about 0;
+* no maximum needs to be subtracted: with t at most ``LIMIT``, the exponentials and the sums of their products with V
+  fit in float32.
 
-As the package's unit, it is streamed: the ch x ch map is made in blocks, forward and backward, and never kept. The
-logits of a block are a product a b of ordinary, differentiable factors, in one of the two forms of ``attention_path``:
+It is streamed like the package's unit: the ch x ch map is computed in blocks, forward and backward, and never stored.
+The logits of a block are a product a b of ordinary differentiable factors, on one of two paths of ``attention_path``:
 
 * ``product``: a = t Q^ (ch, s), b = K^^T (s, ch);
-* ``gram``: with G = x x^T, a = t Wq / |Q| (groups, ch / groups, c), b = the rows of G Wk^T / |K| that each group's Wq
-  meets (groups, c, ch); the norms follow from G too, as |Q_i|^2 = Wq_i G Wq_i^T.
+* ``gram``: with G = x x^T, a = t Wq / |Q| (groups, ch / groups, c), b = the rows of G Wk^T / |K| that belong to
+  the group of Wq (groups, c, ch); the norms come from G too: |Q_i|^2 = Wq_i G Wq_i^T.
 
-Full precision only: float32 or float64, no autocast.
+It supports float32 and float64, but no autocast.
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,8 @@ from timm_landmark.layers import ChannelAttention2d, choose_path
 
 START = 20.0
 LIMIT = 50.0  # 2048 * exp(50) = 1e25, and exp(-50) = 2e-22
-BLOCK_ELEMENTS = 2**21  # of one block of logits: 8 MB, which stay in cache from the product to the last pass
-EPSILON = 1e-24  # under a squared norm: a row of zeros stays one
+BLOCK_ELEMENTS = 2**21  # logits per block: 8 MB, which stay in cache from the product to the last pass
+EPSILON = 1e-24  # lower bound of squared norms: a row of zeros stays zero
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -39,7 +40,7 @@ Tensors = tuple[torch.Tensor, ...]
 def cosine_scale_reference(
     x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wv: torch.Tensor, temperature: torch.Tensor, groups: int
 ) -> torch.Tensor:
-    """Scale (B, ch) as the formula has it: the yardstick for the streamed form; arguments as :func:`cosine_scale`."""
+    """Scale (B, ch) by the formula, the reference for the streamed paths; arguments as of :func:`cosine_scale`."""
     attention = torch.softmax(cosine_logits(x, wq, wk, temperature, groups), dim=-1)
     v = F.adaptive_avg_pool2d(F.conv2d(x, wv, groups=groups), 1).flatten(2)  # (B, ch, 1)
     return torch.sigmoid(attention @ v).flatten(1)  # (B, ch, ch) @ (B, ch, 1) -> (B, ch)
@@ -70,7 +71,7 @@ def cosine_scale(
         wq: Weight of the query projection, shape (ch, C / groups, 1, 1).
         wk: The same for the key.
         wv: The same for the value.
-        temperature: The temperature t, a tensor of no dimensions, at most ``LIMIT``.
+        temperature: The temperature t, a scalar tensor, at most ``LIMIT``.
         groups: Number of groups.
         path: ``product`` or ``gram``.
 
@@ -84,9 +85,9 @@ def cosine_scale(
 
 
 def _factors(base: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, temperature: torch.Tensor, path: str) -> Tensors:
-    """Factors of the logits, in powers of two, of n images: a (n, parts, rows, d), b (n, parts, d, ch).
+    """Factors of the logits (to base two) of n images: a (n, parts, rows, d), b (n, parts, d, ch).
 
-    ``base`` is x (n, C, s) or, in the ``gram`` form, x x^T (n, C, C).
+    ``base`` is x (n, C, s) or, on the ``gram`` path, x x^T (n, C, C).
     """
     n, in_chs, _ = base.shape
     groups, rows, c = wq.shape
@@ -107,16 +108,17 @@ def _rate(square: torch.Tensor) -> torch.Tensor:
 
 
 def _images(batch: int, ch: int, path: str) -> Iterator[slice]:
-    """Slices of the batch whose logits make one block, or one image where its own are more.
+    """Slices of the batch whose logits make one block; single images if one image makes more than that.
 
-    In the ``gram`` form one image's factors are views and those of several are copies, which pays for small ones.
+    On the ``gram`` path the factors of one image are views, those of several are copies, which is only worth it if they
+    are small.
     """
     step = max(1, BLOCK_ELEMENTS // (8 if path == "gram" else 1) // (ch * ch))
     return (slice(first, first + step) for first in range(0, batch, step))
 
 
 def _blocks(a: torch.Tensor, ch: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the parts and rows of a (n, parts, rows, d): some rows of a single part, or some whole parts."""
+    """Slices of the parts and rows of a (n, parts, rows, d): rows of a single part, or whole parts."""
     n, parts, rows, _ = a.shape
     at_once = max(1, BLOCK_ELEMENTS // (n * ch))
     part_step = max(1, at_once // rows)
@@ -127,21 +129,21 @@ def _blocks(a: torch.Tensor, ch: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _Attend(torch.autograd.Function):
-    """softmax(a b) V, one image or a few at a time; the backward pass makes factors and blocks again.
+    """softmax(a b) V, one or a few images at a time; the backward pass recomputes factors and blocks.
 
     With P the softmax and o = P V: dA_ij = do_i P_ij (v_j - o_i), dv_j = sum_i P_ij do_i, da = dA b^T, db = a^T dA.
-    What follows for x, Wq, Wk and the temperature is left to autograd, through the factors of these images alone.
+    Autograd computes the gradients of x, Wq, Wk and the temperature from those of the factors.
     """
 
     @staticmethod
     def forward(
         x: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, v: torch.Tensor, temperature: torch.Tensor, path: str
     ) -> Tensors:
-        """The attended value and log2 of the rows' sums, each (B, ch); and x x^T, empty in the ``product`` form."""
+        """The attended value and log2 of the sums of rows, each (B, ch); and x x^T, empty on the ``product`` path."""
         gram = x @ x.transpose(1, 2) if path == "gram" else x.new_empty(0)
         base = gram if path == "gram" else x
         o, lse = torch.empty_like(v), torch.empty_like(v)
-        for images in _images(*v.shape, path):
+        for images in _images(*v.shape, path=path):
             a, b = _factors(base[images], wq, wk, temperature, path)
             v_n = v[images, None, None]
             o_n, lse_n = (t[images].view(a.shape[:3]) for t in (o, lse))
@@ -153,48 +155,51 @@ class _Attend(torch.autograd.Function):
         return o, lse, gram
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensors) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensors) -> None:
         *tensors, ctx.path = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*tensors, *output)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, do: torch.Tensor, *_: torch.Tensor) -> tuple:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameter's name
+        ctx: Any, *grads: torch.Tensor
+    ) -> tuple:
+        do = grads[0]  # the other outputs are not differentiable
         x, wq, wk, v, temperature, o, lse, gram = ctx.saved_tensors
         base = gram if ctx.path == "gram" else x
         dbase, dv = torch.empty_like(base), torch.zeros_like(v)
         shared = [torch.zeros_like(t) for t in (wq, wk, temperature)]
-        for images in _images(*v.shape, ctx.path):
+        for images in _images(*v.shape, path=ctx.path):
             inputs = [t.detach().requires_grad_() for t in (base[images], wq, wk, temperature)]
             with torch.enable_grad():
-                factors = _factors(*inputs, ctx.path)
+                factors = _factors(*inputs, path=ctx.path)
             a, b = (t.detach() for t in factors)
             v_n = v[images, None, None]
             o_n, lse_n, do_n = (t[images].reshape(*a.shape[:3], 1) for t in (o, lse, do))
-            da, db = torch.empty_like(a), b.new_zeros(b.shape)  # contiguous, unlike b
+            da, db = torch.empty_like(a), b.new_zeros(b.shape)  # contiguous, which b is not
             for part, row in _blocks(a, v.shape[1]):
                 a_block, b_block, do_block = a[:, part, row], b[:, part], do_n[:, part, row]
                 p = (a_block @ b_block).sub_(lse_n[:, part, row]).exp2_()
                 dv[images] += (p * do_block).sum((1, 2))
-                d_logits = p.mul_(v_n - o_n[:, part, row])  # dA but for the row's factor do_i
-                do_block = do_block * math.log(2)  # the logits are powers of two
-                # da^T = b dA^T: a product with a short first factor, not with a narrow second one, is the faster
+                d_logits = p.mul_(v_n - o_n[:, part, row])  # dA without the factor do_i of the row
+                do_block = do_block * math.log(2)  # the logits are to base two
+                # da^T = b dA^T: a product with a short first factor is faster than one with a narrow second factor
                 da[:, part, row] = (b_block @ d_logits.transpose(2, 3)).transpose(2, 3) * do_block
                 db[:, part] += (a_block * do_block).transpose(2, 3) @ d_logits
-            dbase[images], *grads = torch.autograd.grad(factors, inputs, (da, db))
-            for total, grad in zip(shared, grads, strict=True):
-                total += grad
+            dbase[images], *shares = torch.autograd.grad(factors, inputs, (da, db))
+            for total, share in zip(shared, shares, strict=True):
+                total += share
         dwq, dwk, dt = shared
         dx = (dbase + dbase.transpose(1, 2)) @ x if ctx.path == "gram" else dbase
         return dx, dwq, dwk, dv, dt, None
 
 
 class CosineAttention2d(ChannelAttention2d):
-    """The paper's unit with cosine attention; one parameter more, the logarithm of the temperature.
+    """The paper's unit with cosine attention, which has one more parameter: the logarithm of the temperature.
 
-    It is the logarithm that is learned, so that Adam changes the temperature in proportion: at a rate of 0.0005, 100
-    steps change it by at most 5 %.
+    The logarithm is learned so that Adam changes the temperature in proportion: with a learning rate of 0.0005, 100
+    steps change it by at most about 5 %.
     """
 
     def __init__(self, in_chs: int, out_chs: int, groups: int = 32) -> None:
@@ -206,14 +211,15 @@ class CosineAttention2d(ChannelAttention2d):
         return self.log_temperature.exp().clamp(max=LIMIT)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits (B, ch, ch), for measuring."""
+        """The logits (B, ch, ch), for measurements."""
         return cosine_logits(x, self.query.weight, self.key.weight, self.temperature(), self.groups)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale (B, ch); in the plain form in a trace, and where ``force_path`` asks for it."""
+        """Scale (B, ch); tracing and ``force_path("plain")`` use the reference."""
         weights = (self.query.weight, self.key.weight, self.value.weight)
         path = choose_path(x.shape[1], weights[0].shape[0], self.groups, *x.shape[2:])
-        if torch.jit.is_tracing() or path == "plain":
+        tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
+        if tracing or path == "plain":
             return cosine_scale_reference(x, *weights, self.temperature(), self.groups)
         return cosine_scale(x, *weights, self.temperature(), self.groups, path)
 

@@ -1,12 +1,13 @@
-"""Renders committed results: tables between their marks, figures, and the verdicts that ``verify`` quotes.
+"""Renders committed results: tables in the Markdown pages, figures, and the verdicts that ``verify`` quotes.
 
 Usage::
 
-    python -m benchmarks.report                                   # update the repository's rendered files
-    python -m benchmarks.report --check                           # exit 1 if one differs from a fresh render
-    python -m benchmarks.report --comparison DIR [DIR ...] --output DIR     # report.md and figures of any comparisons
+    python -m benchmarks.report                                           # update the repository's rendered files
+    python -m benchmarks.report --check                                   # exit 1 if one of them is out of date
+    python -m benchmarks.report --comparison DIR [DIR ...] --output DIR   # report.md and figures of other comparisons
 
-Reads files only and imports no torch.
+Reads result files only and imports no torch. A page shows the block NAME between the marks ``<!-- table: NAME -->`` and
+``<!-- /table -->``; any page may show any block.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison.results_schema import check_comparison
+from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
+from benchmarks.rendering.sentences import prepare_sentence, scale_sentence, synthetic_sentence, verdict_summary
 from benchmarks.rendering.set_tables import ablation_tables, sets_table, variants, verdicts_table
-from benchmarks.rendering.speed_tables import speed_block, speed_ratios, throughput
+from benchmarks.rendering.speed_tables import speed_blocks, speed_ratios
 from benchmarks.rendering.tables import (
     card_details,
     card_results,
@@ -32,19 +34,19 @@ from benchmarks.rendering.tables import (
     table_3,
 )
 
-README = REPOSITORY / "README.md"
-BENCHMARKS_PAGE = REPOSITORY / "docs" / "benchmarks.md"
+PAGES = tuple(REPOSITORY / page for page in ("README.md", "docs/benchmarks.md", "docs/data.md", "docs/paper.md"))
 CARDS = REPOSITORY / "hub_cards"
 COUNTS = REPOSITORY / "timm_landmark" / "accounting" / "stated_counts.json"
 RUNS = REPOSITORY / "timm_landmark" / "accounting" / "stated_runs.json"
-# What the sets of photos are called. The first that networks were trained on is the one that README, cards and verdicts
-# rest on; all stand side by side on the benchmarks' page.
+# The sets of photos and their names. README, cards and verdicts rest on the first one with trained networks; the page
+# on benchmarks shows all of them side by side.
 SETS = {RESULTS / "ten": "ten landmarks", RESULTS / "photos": "twelve landmarks"}
 SYNTHETIC = RESULTS / "synthetic"
+SPEED = RESULTS / "speed.json"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
-DATA_PAGE = REPOSITORY / "docs" / "data.md"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,20 +61,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     if (args.comparison is None) != (args.output is None):
-        parser.error("--comparison and --output go together")
+        parser.error("--comparison and --output must be given together")
     if args.comparison:
         try:
             return write_report(args.comparison, args.output)
         except (FileNotFoundError, ValueError) as error:
             named = " ".join(map(str, args.comparison))
-            parser.error(f"--comparison {named} is no whole comparison: {error}")
-    stale = [path for path, text in rendered().items() if _read(path) != text]
+            parser.error(f"--comparison {named} is not a complete comparison: {error}")
+    stale = {path: text for path, text in rendered().items() if _read(path) != text}
     if args.check:
         for path in stale:
             print(f"{path.relative_to(REPOSITORY)} is out of date: run python -m benchmarks.report", file=sys.stderr)
         return 1 if stale else 0
-    for path in stale:
-        path.write_text(rendered()[path], encoding="utf-8")
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
         print(f"updated {path.relative_to(REPOSITORY)}")
     from benchmarks.rendering.figures import draw
 
@@ -90,63 +92,133 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def trained() -> dict[str, Comparison]:
-    """The repository's comparisons in which networks were trained, by the name of their photos, in order of weight."""
+    """The repository's comparisons with trained networks, by the name of their photos, the main one first."""
     comparisons = {title: load(path) for path, title in SETS.items() if path.is_dir()}
     return {title: comparison for title, comparison in comparisons.items() if comparison.networks}
 
 
-def _main_comparison() -> Comparison | None:
-    return next(iter(trained().values()), None)
+def _main_comparison() -> tuple[str, Comparison | None]:
+    return next(iter(trained().items()), ("", None))
 
 
 def rendered() -> dict[Path, str]:
-    """Every rendered text file of the repository and what it must hold."""
+    """Every rendered text file of the repository with its up-to-date content.
+
+    Raises:
+        ValueError: If a page names an unknown block, or no page shows one of the blocks.
+    """
     runs = stated_runs()
+    contents = blocks(runs)
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    if unused := set(contents) - {match[2] for text in pages.values() for match in BLOCK.finditer(text)}:
+        raise ValueError(f"no page shows the block {', '.join(sorted(unused))}; add its marks to one of the pages")
     cards = sorted(CARDS.glob("*.*.md"))  # <model>.<tag>.md
     return {
-        README: replace_blocks(README.read_text(encoding="utf-8"), blocks(runs)),
-        DATA_PAGE: replace_blocks(
-            DATA_PAGE.read_text(encoding="utf-8"), {"shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS))}
-        ),
-        BENCHMARKS_PAGE: replace_blocks(
-            BENCHMARKS_PAGE.read_text(encoding="utf-8"), {**set_blocks(trained()), "figures": _set_figures()}
-        ),
+        **{path: replace_blocks(text, contents, path.parent) for path, text in pages.items()},
         RUNS: json.dumps(runs, indent=2, ensure_ascii=False) + "\n",
-        **{
-            card: replace_blocks(card.read_text(encoding="utf-8"), card_blocks(card.name.split(".")[0]))
-            for card in cards
-        },
+        **{card: replace_blocks(card.read_text(encoding="utf-8"), card_blocks(card.name)) for card in cards},
     }
 
 
-def card_blocks(model: str) -> dict[str, str]:
-    """The tables of a model's card in ``hub_cards/``: ``details`` (counts) and ``results`` (the committed runs)."""
+def replace_blocks(text: str, contents: Mapping[str, str], folder: Path = REPOSITORY) -> str:
+    """Fills ``<!-- table: NAME -->`` ... ``<!-- /table -->`` with ``contents[NAME]``.
+
+    Args:
+        text: The page.
+        contents: Blocks by name; their links are relative to the repository's root.
+        folder: The page's folder, which the links in the page are relative to.
+
+    Raises:
+        ValueError: If the text names a block that does not exist.
+    """
+    up = os.path.relpath(REPOSITORY, folder).replace(os.sep, "/")
+
+    def fill(match: re.Match[str]) -> str:
+        if match[2] not in contents:
+            raise ValueError(f"unknown block {match[2]}; choose from {', '.join(contents)}")
+        return f"{match[1]}{_relinked(contents[match[2]], up)}\n{match[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def _relinked(text: str, up: str) -> str:
+    return text if up == "." else re.sub(r"\]\((?!https?:)", f"]({up}/", text)
+
+
+def card_blocks(card: str) -> dict[str, str]:
+    """The blocks of a card in ``hub_cards/``: ``details`` (counts) and ``results`` (the committed runs).
+
+    Args:
+        card: Name of its file, ``<model>.<tag>.md``.
+    """
+    model = card.split(".")[0]
     return {
         "details": card_details(model, _read_json(COUNTS)),
-        "results": card_results(model, _main_comparison()),
+        "results": card_results(model, _main_comparison()[1]),
+    }
+
+
+def stated_runs() -> dict[str, Any]:
+    """What training and timing showed, for ``verify``: verdicts by claim, and ResNeAt's measured speed ratios."""
+    _, comparison = _main_comparison()
+    verdicts = judge(comparison) if comparison else {}
+    return {
+        "results": "benchmarks/results",
+        "claims": {str(number): verdicts[number].as_dict() for number in sorted(verdicts)},
+        "speed": speed_ratios(_read_json(SPEED)),
+    }
+
+
+def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
+    """All blocks of the pages by name; links in them are relative to the repository's root.
+
+    Args:
+        runs: What :func:`stated_runs` returns.
+    """
+    counts, comparisons = _read_json(COUNTS), trained()
+    title, comparison = _main_comparison()
+    shown = {int(number): claims.Verdict(**verdict) for number, verdict in runs["claims"].items()}
+    verdicts = claims.judge_all(counts, shown, runs["speed"])
+    return {
+        **speed_blocks(_read_json(SPEED), counts),
+        **set_blocks(comparisons),
+        "results": _results(comparison, counts),
+        "verdict_summary": verdict_summary(verdicts, comparison, title),
+        "counts": counts_table(counts),
+        "claims": claims_table(verdicts),
+        "figures": "\n".join(
+            _picture(name, path, f", {title}")
+            for title, comparison in comparisons.items()
+            for name, path in _figures(comparison)
+        ),
+        "scale": scale_sentence(_scale(comparison)),
+        "prepare": prepare_sentence(_read_json(PREPARE)),
+        "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
+        "synthetic": synthetic_sentence(
+            _read_json(SYNTHETIC / "resnet50-s0" / "run.json"), _read_json(SYNTHETIC / "nearest_neighbour.json")
+        ),
     }
 
 
 def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
-    """The tables of the benchmarks' page: all sets of photos side by side, and the variants of the attention unit."""
+    """Blocks on any number of comparisons: accuracies and verdicts side by side, variants of the attention unit."""
+    ablations = [
+        f"On {title}. {ablation_tables(comparison)}"
+        for title, comparison in comparisons.items()
+        if len(variants(comparison)) > 1
+    ]
     return {
         "sets": sets_table(comparisons),
         "verdicts": verdicts_table({title: judge(comparison) for title, comparison in comparisons.items()}),
-        "ablations": "\n\n".join(
-            f"On {title}. {ablation_tables(comparison)}"
-            for title, comparison in comparisons.items()
-            if len(variants(comparison)) > 1
-        )
-        or "No variant has been trained yet.",
+        "ablations": "\n\n".join(ablations) or "No variant has been trained yet.",
     }
 
 
-def _set_figures() -> str:
-    shown = [(title, name, path) for title, comparison in trained().items() for name, path in _figures(comparison)]
-    return "\n".join(
-        f"![{_caption(name)}, {title}]({Path(os.path.relpath(path, BENCHMARKS_PAGE.parent)).as_posix()})"
-        for title, name, path in shown
-    )
+def _results(comparison: Comparison | None, counts: Mapping[str, Any]) -> str:
+    if comparison is None:
+        return "No network has been trained yet."
+    pictures = [_picture(name, path) for name, path in _figures(comparison) if name == "figure-11"]
+    return "\n\n".join([table_3(comparison, counts), *pictures])
 
 
 def _figures(comparison: Comparison) -> list[tuple[str, Path]]:
@@ -156,117 +228,16 @@ def _figures(comparison: Comparison) -> list[tuple[str, Path]]:
     return [(name, comparison.path / "figures" / f"{name}.png") for name in names]
 
 
-def _caption(name: str) -> str:
-    if name not in FIGURES:
-        return "Deviation of Scale by unit over training"
-    return f"Training loss and validation top-1: {FIGURES[name][0]}"
+def _picture(name: str, path: Path, title: str = "") -> str:
+    caption = "Standard deviation of Scale by unit during training"
+    if name in FIGURES:
+        caption = f"Training loss and validation top-1: {FIGURES[name][0]}"
+    return f"![{caption}{title}]({path.relative_to(REPOSITORY).as_posix()})"
 
 
-def stated_runs() -> dict[str, Any]:
-    """What training and timing showed, for ``verify``: verdicts by claim, and ResNeAt's measured speed ratios."""
-    comparison = _main_comparison()
-    verdicts = judge(comparison) if comparison else {}
-    speed = _speed()
-    return {
-        "results": "benchmarks/results",
-        "claims": {str(number): verdicts[number].as_dict() for number in sorted(verdicts)},
-        "speed": speed_ratios(speed) if speed else {},
-    }
-
-
-def _speed() -> dict[str, Any] | None:
-    path = RESULTS / "speed.json"
-    return _read_json(path) if path.exists() else None
-
-
-def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
-    """The README's tables by the name in their marks."""
-    counts = _read_json(COUNTS)
-    speed = _speed()
-    shown = {int(number): claims.Verdict(**verdict) for number, verdict in runs["claims"].items()}
-    return {
-        "photos": _photos(counts, throughput(speed) if speed else {}),
-        "counts": counts_table(counts),
-        "claims": claims_table(claims.judge_all(counts, shown, runs["speed"])),
-        "speed": speed_block(speed, counts) if speed else "No timings are committed yet.",
-        "prepare": _prepare(),
-        "synthetic": _synthetic(),
-        "scale": _scale(),
-    }
-
-
-def _prepare() -> str:
-    """What ``prepare`` costs, in a sentence or two."""
-    cost = _read_json(PREPARE)
-    selection, tar = cost["selection"], cost["tar"]
-    some, every = selection["paper_1000_classes_ratio_0.1"], selection["all_203094_classes"]
-    rates = cost["workers"]["on_disk"]["photos_per_second"]
-    return (
-        f"Measured on two cores: 1000 classes selected from a csv of {selection['rows']:,} rows in "
-        f"{some['seconds']:.0f} s and {some['peak_MB']} MB (all {selection['classes']:,} classes: "
-        f"{every['seconds']:.0f} s, {every['peak_MB']} MB); a tar of {tar['members']:,} members indexed in "
-        f"{tar['seconds']['index_first_time']:.1f} s; 800-pixel photos at {rates['two_workers']:.0f} a second with two "
-        f"workers, so 80,000 in {80_000 / rates['two_workers'] / 60:.0f} minutes once they are at hand."
-    )
-
-
-def _synthetic() -> str:
-    """How hard the drawn landmarks are: a trained network beside the nearest neighbours in pixels."""
-    run = _read_json(SYNTHETIC / "resnet50-s0" / "run.json")
-    neighbours = _read_json(SYNTHETIC / "nearest_neighbour.json")
-    top1 = run["evaluation"]["test"]["top1"]
-    low, high = (100 * bound for bound in top1["interval"])
-    return (
-        f"They are learned, not looked up: `resnet50`, trained for {run['epochs']} epochs at {run['img_size']} pixels "
-        f"in batches of {run['global_batch']}, names {100 * top1['value']:.1f} % [{low:.1f}, {high:.1f}] of the test "
-        f"pictures of {run['num_classes']} classes, the nearest neighbour in 16x16 pixels "
-        f"{100 * neighbours['pixels']['value']:.1f} %."
-    )
-
-
-def _scale() -> str:
-    """What ResNeAt's attention did in a committed run, in a sentence or two."""
-    comparison = _main_comparison()
+def _scale(comparison: Comparison | None) -> dict[str, Any]:
     runs = comparison.runs.get("resneat50", []) if comparison else []
-    result = next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
-
-    def spread(form: str, key: str) -> list[float]:
-        return [unit[key] for unit in result[form]]
-
-    still = max(max(spread("untrained", key)) for key in ("over_channels", "over_photos"))
-    channels, photos = (spread("trained", key) for key in ("over_channels", "over_photos"))
-    return (
-        f"Before training, Scale is {sum(spread('untrained', 'mean')) / len(channels):.3f} for every channel and photo "
-        f"(standard deviation at most {still:.1g} in any unit): timm's initialisation leaves Q and K near zero and the "
-        f"attention uniform. After the run above it differs from channel to channel by {min(channels):.3f} to "
-        f"{max(channels):.3f}, by unit, and for one channel from photo to photo by {min(photos):.4f} to "
-        f"{max(photos):.4f} (standard deviations, {result['photos']} {result['split']} photos)."
-    )
-
-
-def _photos(counts: Mapping[str, Any], speed: Mapping[str, float]) -> str:
-    comparison = _main_comparison()
-    if comparison is None:
-        return "No runs are committed yet."
-    figures = "\n".join(
-        f"![{_caption(name)}](benchmarks/results/{comparison.path.name}/figures/{path.name})"
-        for name, path in _figures(comparison)
-        if name in FIGURES
-    )
-    return f"{table_3(comparison, counts, speed)}\n\n{figures}".rstrip()
-
-
-def replace_blocks(text: str, contents: Mapping[str, str]) -> str:
-    """Fills ``<!-- table: NAME -->`` ... ``<!-- /table -->`` with ``contents[NAME]``.
-
-    Raises:
-        ValueError: If a mark has no content or a content no mark, so that neither is lost unseen.
-    """
-    pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-    marks = [match[2] for match in pattern.finditer(text)]
-    if sorted(marks) != sorted(contents):
-        raise ValueError(f"marks {', '.join(marks)} in the text, but tables {', '.join(contents)}")
-    return pattern.sub(lambda match: f"{match[1]}{contents[match[2]]}\n{match[3]}", text)
+    return next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
 
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:
@@ -282,13 +253,14 @@ def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> 
     for name, comparison in comparisons.items():
         drawn = draw(comparison, output / "figures" / ("" if alone else name))
         pictures += [f"![{png.stem}]({png.relative_to(output).as_posix()})" for png in drawn]
-    blocks = set_blocks(comparisons)
+    contents = set_blocks(comparisons)
     if alone:
-        counts = _read_json(COUNTS)
+        counts, comparison = _read_json(COUNTS), comparisons[folders[0].name]
         verdicts = claims.judge_all(counts, judge(comparison), {})
-        blocks |= {"sets": table_3(comparison, counts, {}, quick), "verdicts": claims_table(verdicts)}
-    parts = ["# Comparison", blocks["sets"], *pictures, "## Claims", blocks["verdicts"]]
-    parts += ["## Variants of the attention unit", blocks["ablations"]]
+        contents |= {"sets": table_3(comparison, counts, quick), "verdicts": claims_table(verdicts)}
+    parts = ["# Comparison of the trained networks", contents["sets"], *pictures]
+    parts += ["## The paper's claims", contents["verdicts"]]
+    parts += ["## Variants of the attention unit", contents["ablations"]]
     (output / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return 0
 

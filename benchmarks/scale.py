@@ -1,18 +1,18 @@
-"""What the attention unit's Scale does, before, during and after training: does it tell channels and photos apart?
+"""Measures how the attention unit's Scale varies over channels and photos, before, during and after training.
 
 Usage::
 
     python -m benchmarks.scale RUN --data DATA                                # into benchmarks/results/scale.json
     python -m benchmarks.scale RUN --data DATA --results RESULTS/NAME         # into RESULTS/NAME/<run>/scale.json
 
-RUN is a run of ResNeAt or of a variant in ``ablations.py``. Trained with ``--checkpoint-hist E``, E its number of
-epochs, it still has the checkpoint of every epoch, and each is measured.
+RUN is a run of ResNeAt or of a variant from ``ablations.py``. If it was trained with ``--checkpoint-hist E``, where E
+is its number of epochs, it still has the checkpoint of every epoch, and each of them is measured.
 
-Of every unit, over the photos of a split: the mean of Scale; its standard deviation from channel to channel (within a
-photo) and from photo to photo (of one channel); the standard deviation of the logits within a row, in the first photo
-of each batch. Before training BatchNorm takes the statistics of the batch, as in the first update. Of the best
-checkpoint also the share of photos whose answer changes when every unit's Scale is replaced by its mean, and at 1000
-classes and 224 pixels the model's parameters and MACs.
+For each unit, over the photos of a split: the mean of Scale; its standard deviation over the channels (of one photo)
+and over the photos (of one channel); the standard deviation of the logits within a row, for the first photo of each
+batch. Before training, BatchNorm uses the statistics of the batch, as in the first update. For the best checkpoint also
+the share of photos whose prediction changes if every unit's Scale is replaced by its mean, and the parameters and MACs
+of the model with 1000 classes at 224 pixels.
 """
 
 import argparse
@@ -20,7 +20,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,24 +40,24 @@ from timm_landmark.utils.files import write_json
 
 OUTPUT = Path(__file__).parent / "results" / "scale.json"
 
-Rows = list[dict[str, float | str]]
+Rows = list[dict[str, Any]]
 
 
-def attention_units(net: nn.Module) -> dict[str, nn.Module]:
-    """The units that have a Scale, by name, in the network's order."""
-    kinds = (ChannelAttention2d, ablations.MeanOfValues)
-    return {name: unit for name, unit in net.named_modules() if isinstance(unit, kinds)}
+def attention_units(net: nn.Module) -> dict[str, Any]:
+    """The units with a Scale, by name, in the order of the network."""
+    with_scale = (ChannelAttention2d, ablations.MeanOfValues)
+    return {name: unit for name, unit in net.named_modules() if isinstance(unit, with_scale)}
 
 
-def scale_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Scale (B, ch) of a unit of the package or of a variant."""
+def scale_of(unit: Any, x: torch.Tensor) -> torch.Tensor:
+    """Scale (B, ch) of the package's unit or of a variant."""
     if hasattr(unit, "scale"):
         return unit.scale(x)
     return attention_scale(x, unit.query.weight, unit.key.weight, unit.value.weight, unit.groups)
 
 
-def logits_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
-    """The logits (B, ch, ch) of a unit's softmax; None where it has none."""
+def logits_of(unit: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """The logits (B, ch, ch) of a unit's softmax, or None if it has no softmax."""
     if hasattr(unit, "logits"):
         return unit.logits(x)
     if not isinstance(unit, ChannelAttention2d):
@@ -65,27 +67,25 @@ def logits_of(unit: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
 
 
 def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False) -> Rows:
-    """Mean and spreads of Scale, and the logits' size, by unit, in the network's order.
+    """Mean and standard deviations of Scale, and the standard deviation of the logits, for each unit.
 
     Args:
         net: A ResNeAt or a variant.
         batches: Images (B, 3, H, W).
-        training: Whether BatchNorm takes the statistics of the batch. It must where the running ones, which it has
-            before training, are not those of its maps: in deep layers the maps would fade away.
+        training: Whether BatchNorm uses the statistics of the batch. Needed before training, when its running
+            statistics are not those of its inputs: activations would vanish in deep layers.
     """
     units = attention_units(net)
     scales: dict[str, list[torch.Tensor]] = {name: [] for name in units}
     logits: dict[str, list[float]] = {name: [] for name in units}
 
-    def keep(name: str, unit: nn.Module, x: torch.Tensor) -> None:
+    def keep(name: str, unit: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        x = inputs[0]
         scales[name].append(scale_of(unit, x).double())
         if (rows := logits_of(unit, x[:1])) is not None:
             logits[name].append(float(rows.double().std(2).mean()))
 
-    handles = [
-        unit.register_forward_pre_hook(lambda unit, inputs, name=name: keep(name, unit, inputs[0]))
-        for name, unit in units.items()
-    ]
+    handles = [unit.register_forward_pre_hook(partial(keep, name)) for name, unit in units.items()]
     answers(net, batches, training)
     for handle in handles:
         handle.remove()
@@ -101,7 +101,7 @@ def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: 
 
 
 def answers(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False) -> torch.Tensor:
-    """The likeliest class of every photo, in evaluation or training mode."""
+    """The predicted class of every photo, in evaluation or training mode."""
     before = net.training
     net.train(training)
     with torch.inference_mode():
@@ -112,7 +112,7 @@ def answers(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = Fa
 
 @contextmanager
 def constant_scale(net: nn.Module, rows: Rows) -> Iterator[None]:
-    """Within this context every unit's Scale is its mean in ``rows``, for all channels and photos."""
+    """Within this context every unit's Scale is replaced by its mean in ``rows``, for all channels and photos."""
     units = attention_units(net)
     handles = [
         units[row["unit"]].register_forward_hook(
@@ -128,19 +128,20 @@ def constant_scale(net: nn.Module, rows: Rows) -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures one run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of a ResNeAt or one of its variants")
+    """Measures one run; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of ResNeAt or one of its variants")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set that it was trained on")
-    parser.add_argument("--split", choices=SPLITS, default="validation", help="whose photos (default: validation)")
+    parser.add_argument("--split", choices=SPLITS, default="validation", help="photos to use (default: validation)")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="default: results/scale.json")
-    place.add_argument("--results", type=Path, metavar="DIR", help="a comparison's folder that has the run's results")
+    place.add_argument("--results", type=Path, metavar="DIR", help="folder of a comparison with the results of the run")
     args = parser.parse_args(argv)
     output = args.results / args.run.name / "scale.json" if args.results else args.output
     try:
         if not output.parent.is_dir():
-            raise UserError(f"{output.parent} is not there; collect the run's results with compare.py first")
+            option = "--results" if args.results else "--output"
+            raise UserError(f"{option}: no folder {output.parent}; collect the run with benchmarks.compare first")
         write_json(output, measure(args.run, args.data, args.split))
     except UserError as error:
         print(f"scale.py: error: {error}", file=sys.stderr)
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
-    """Everything that scale.json holds of one run."""
+    """The content of scale.json for one run."""
     run = load_run(folder)
     trained = load_run_model(run)
     batches = [images for images, _ in photo_loader(run, data, split)[0]]
@@ -159,7 +160,8 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
     before = answers(trained, batches)
     with constant_scale(trained, rows):
         changed = (answers(trained, batches) != before).double().mean()
-    checkpoints = {checkpoint_epoch(file): file for file in folder.glob("checkpoint-*.pth.tar")}
+    files = folder.glob("checkpoint-*.pth.tar")
+    checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
     count = count_model(run.model)
     return dict(
         model=run.model,

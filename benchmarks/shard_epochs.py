@@ -1,8 +1,8 @@
-"""How many images of an epoch timm's reader of shards repeats and leaves out, by processes and loading processes.
+"""Counts the images of an epoch that timm's shard reader repeats and leaves out, by number of processes and workers.
 
 Usage: python -m benchmarks.shard_epochs [--output FILE.json]
 
-The sets have as many images as those they stand for, each of 8x8 pixels with a label of its own.
+The data sets are generated with the number of images of the real ones; each image is 8x8 pixels with its own label.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 from torch.utils.data import DataLoader
 
 from timm_landmark.data import shard_reader
@@ -31,7 +31,7 @@ BATCH = 64
 
 
 def write_set(data: Path, train: int, validation: int) -> None:
-    """Writes shards whose class indices number the images of a split."""
+    """Writes shards in which the class index of an image is its number in the split."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
     rows = [
@@ -48,13 +48,13 @@ def write_set(data: Path, train: int, validation: int) -> None:
 
 
 def make_loader(data: Path, split: str, processes: int, workers: int) -> DataLoader:
-    """What timm's script loads the first epoch of one of several processes with, but for the pixels."""
+    """The loader of timm's script for the first epoch of one of several processes, without the pixels."""
     training, batch_size = split == "train", BATCH // processes
     if processes > 1 and not training:
         workers = min(workers, shard_reader.VALIDATION_WORKERS)
     with shard_reader.installed():
-        dataset = create_dataset("wds/", root=str(data), split=split, is_training=training, batch_size=batch_size)
-    dataset.transform = str  # a word in the place of the image
+        dataset: Any = create_dataset("wds/", root=str(data), split=split, is_training=training, batch_size=batch_size)
+    dataset.transform = str  # a string instead of the image
     dataset.set_loader_cfg(num_workers=workers)
     return DataLoader(dataset, batch_size, num_workers=workers, drop_last=training, collate_fn=_labels)
 
@@ -64,18 +64,19 @@ def _labels(batch: Iterable[tuple[Any, int]]) -> list[int]:
 
 
 def count_epoch(data: Path, split: str, images: int, processes: int, workers: int) -> dict[str, int]:
-    """How many of ``images`` all processes together read more than once, and how many never."""
+    """Counts how many images all processes together repeat, and how many they leave out."""
     read: Counter[int] = Counter()
     for rank in range(processes):
         loader = make_loader(data, split, processes, workers)
-        loader.dataset.reader.dist_rank, loader.dataset.reader.dist_num_replicas = rank, processes
+        dataset: Any = loader.dataset
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = rank, processes
         for labels in loader:
             read.update(labels)
     return {"repeated": read.total() - len(read), "left_out": images - len(read)}
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row for each set and setting."""
+    """One row for each data set and setting."""
     rows = []
     for name, (train, validation) in SETS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +93,7 @@ def measure() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures and writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     write_json(parser.parse_args().output, {"batch": BATCH, "rows": measure(), "machine": machine_info()})
 

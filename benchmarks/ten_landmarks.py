@@ -1,15 +1,15 @@
-"""Ten landmarks with 1,000 tourists' photos each, made a prepared set from a clone of cadelau/NN_EECS_445 on GitHub.
+"""Prepares a data set of ten landmarks with 1,000 photos each from a clone of cadelau/NN_EECS_445 on GitHub.
 
 Usage::
 
-    git clone --mirror https://github.com/cadelau/NN_EECS_445      # about 430 MB; a clone with a work tree serves too
-    python -m benchmarks.ten_landmarks NN_EECS_445.git OUTPUT      # OUTPUT/photos, and the prepared set in OUTPUT/data
+    git clone --mirror https://github.com/cadelau/NN_EECS_445      # about 430 MB; a clone with a work tree works too
+    python -m benchmarks.ten_landmarks NN_EECS_445.git OUTPUT      # writes OUTPUT/photos and the data set OUTPUT/data
 
-The repository states no licence, and its photos show private people. They are for measuring only: publish results, file
-names, classes and splits, never a photo, a picture made of photos, or weights that were trained on them.
+The repository has no licence, and its photos show private people. Use them for measurements only: results, file names,
+classes and splits may be published, but no photos, no images made from them and no weights that were trained on them.
 
-The labelled photos of data/landmarks.csv (both of its partitions; 2,500 more have no label) are written one folder a
-class and split anew, 3 : 2 : 5 by group of near duplicates: 300, 200 and 500 photos of every class.
+The labelled photos of data/landmarks.csv (both partitions; 2,500 more have no label) are written to a folder per class
+and split again 3 : 2 : 5, keeping near duplicates together: 300, 200 and 500 photos of every class.
 """
 
 import argparse
@@ -28,26 +28,26 @@ PREPARE = ("--size", "128", "--split", "3", "2", "5")
 
 
 def read_labels(repository: Path) -> dict[str, str]:
-    """File name -> class of the labelled photos, in the order of the repository's csv.
+    """File name -> class of the labelled photos, in the order of the csv file.
 
     Raises:
-        UserError: If there is no such repository, or its csv is missing or of another form.
+        UserError: If the repository or its csv file is missing, or the file has another format.
     """
     text = dict(read_blobs(repository, [LABELS]))[LABELS].decode("utf-8")
     reader = csv.DictReader(text.splitlines())
     if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise UserError(f"REPOSITORY {repository}: {LABELS} lacks a column of {', '.join(COLUMNS)}; take another clone")
+        raise UserError(f"REPOSITORY {repository}: {LABELS} has no columns {', '.join(COLUMNS)}; clone it again")
     labels = {row["filename"]: row["semantic_label"] for row in reader if row["semantic_label"]}
     for name in {*labels, *labels.values()}:
         if name != PurePath(name).name:
-            raise UserError(f"REPOSITORY {repository}: {LABELS} names {name!r}, which is no plain name of a file")
+            raise UserError(f"REPOSITORY {repository}: {LABELS} contains {name!r}, which is not a plain file name")
     if not labels:
-        raise UserError(f"REPOSITORY {repository}: {LABELS} has no row with a label; take another clone")
+        raise UserError(f"REPOSITORY {repository}: {LABELS} has no row with a label; clone it again")
     return labels
 
 
 def read_blobs(repository: Path, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Path and content of each file at the repository's HEAD, read from git's objects: a work tree is not needed.
+    """Yields path and content of files at HEAD, read from git's objects, so that no work tree is needed.
 
     Raises:
         UserError: If the repository or a file is missing.
@@ -57,22 +57,23 @@ def read_blobs(repository: Path, paths: Sequence[str]) -> Iterator[tuple[str, by
     probe = subprocess.run([*git_command, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
     if probe.returncode:
         reason = probe.stderr.strip()
-        raise UserError(f"REPOSITORY {repository}: no git repository ({reason}); clone cadelau/NN_EECS_445")
+        raise UserError(f"REPOSITORY {repository}: not a git repository ({reason}); clone cadelau/NN_EECS_445")
     with subprocess.Popen([*git_command, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
+        assert git.stdin is not None and git.stdout is not None  # both are pipes
         for path in paths:
             git.stdin.write(f"HEAD:{path}\n".encode())
             git.stdin.flush()
             answer = git.stdout.readline().split()
             if not answer:
-                raise UserError(f"REPOSITORY {repository}: git ended before it answered; repeat the command")
+                raise UserError(f"REPOSITORY {repository}: git stopped before it answered; run the command again")
             if answer[-1] == b"missing":
-                raise UserError(f"REPOSITORY {repository}: {path} is not in it; take a whole clone of the repository")
+                raise UserError(f"REPOSITORY {repository}: {path} is missing; make a complete clone")
             yield path, git.stdout.read(int(answer[2]))
-            git.stdout.read(1)  # the line end after the content
+            git.stdout.read(1)  # the line break after the content
 
 
 def write_photos(repository: Path, labels: Mapping[str, str], folder: Path) -> None:
-    """Writes the photos as ``folder/<class>/<file name>``; what an earlier run wrote is written again."""
+    """Writes the photos as ``folder/<class>/<file name>``, replacing those of an earlier run."""
     for label in set(labels.values()):
         (folder / label).mkdir(parents=True, exist_ok=True)
     for path, content in read_blobs(repository, [f"data/images/{name}" for name in labels]):
@@ -81,10 +82,10 @@ def write_photos(repository: Path, labels: Mapping[str, str], folder: Path) -> N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes photos and prepared set; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="ten_landmarks.py", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("repository", type=Path, metavar="REPOSITORY", help="clone: a work tree, or a bare repository")
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for photos/ and data/")
+    """Writes the photos and prepares the data set; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="ten_landmarks.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("repository", type=Path, metavar="REPOSITORY", help="the clone, with a work tree or bare")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="output folder for photos/ and data/")
     args = parser.parse_args(argv)
     photos, data = args.output / "photos", args.output / "data"
     try:

@@ -1,1 +1,1 @@
-"""What compares the runs of a set: collecting, intervals, verdicts."""
+"""Comparisons of training runs: collecting results, intervals, verdicts on the paper's claims."""

@@ -1,4 +1,4 @@
-"""Gathers what is worth keeping of finished runs: no checkpoint, no photo, no path of the machine."""
+"""Collects the results of finished runs: no checkpoints, no photos, no paths of the machine."""
 
 import csv
 import io
@@ -21,16 +21,16 @@ Counts: TypeAlias = list[tuple[str, ...]]  # of each class: folder, landmark, im
 
 
 def collect(data: Place, runs: Sequence[Path], results: Path) -> None:
-    """Writes a comparison's folder as ``comparison.load`` reads it.
+    """Writes the folder of a comparison as ``sets.load`` reads it.
 
     Args:
         data: The prepared data set that the runs were trained on, in folders or in shards.
-        runs: Run folders named ``<model>-s<seed>``; those that do not belong in it are left out, with the reason.
-        results: The comparison's folder, made if missing, with ``same_images``; a run that is there already is
-            replaced, what is recorded of the data set stays.
+        runs: Run folders named ``<model>-s<seed>``. Runs that cannot be compared are skipped with a message.
+        results: Folder of the comparison, created if missing; :func:`same_images` must hold. Runs that it already has
+            are replaced, its record of the data set is kept.
 
     Raises:
-        FileNotFoundError: If the data set or a finished run lacks a file.
+        FileNotFoundError: If a file of the data set or of a finished run is missing.
     """
     results.mkdir(parents=True, exist_ok=True)
     if not (results / "images.csv").exists():
@@ -40,14 +40,14 @@ def collect(data: Place, runs: Sequence[Path], results: Path) -> None:
         _write_csv(results / "images.csv", IMAGE_COLUMNS, read_csv(data / "manifest.csv"))
     counts, images = _counts(data), _images(data / "manifest.csv")
     for run in runs:
-        if reason := _left_out(run, counts, images):
-            print(f"{run.name} {reason}: left out")
+        if reason := _skip_reason(run, counts, images):
+            print(f"skipped {run.name}: {reason}")
         else:
             _collect_run(run, results / run.name)
 
 
 def same_images(data: Place, results: Path) -> bool:
-    """Whether a comparison's folder is of the data set's images, classes and splits, or holds none yet."""
+    """Whether the results, if any, are of the same images, classes and splits as the data set."""
     if not (results / "images.csv").exists():
         return True
     return _images(results / "images.csv") == _images(data / "manifest.csv")
@@ -66,21 +66,21 @@ def finished(run: Path) -> bool:
     return bool(info.get("finished")) and "test" in info.get("evaluation", {})
 
 
-def _left_out(run: Path, counts: Counts, images: Images) -> str:
-    """Why a run cannot stand beside the others; empty when it can.
+def _skip_reason(run: Path, counts: Counts, images: Images) -> str:
+    """Returns why a run cannot be compared with the others; empty if it can.
 
-    The images decide, not the digest, which also differs where the same photos were packed anew: the run must have
-    been trained with the data set's classes, as many images of each in every split, and tested on its test images.
+    The images are compared, not the digest, which changes when the same photos are packed again: the run must have
+    been trained with the data set's classes and number of images, and tested on its test images.
     """
     if not finished(run):
-        return "is not finished"
+        return "not finished"
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     if info["evaluation"]["test"]["data_digest"] != info["data_digest"]:
-        return "was tested on another data set than it was trained on"
+        return "tested on another data set than it was trained on"
     tested = {(row["image_id"], row["class"], "test") for row in read_csv(run / "predictions-test.csv")}
     if _counts(run) != counts or tested != {row for row in images if row[2] == "test"}:
-        return "was trained on another data set"
-    return "did not start from random weights (--init-from)" if "init_from" in info else ""
+        return "trained on another data set"
+    return "started from existing weights (--init-from)" if "init_from" in info else ""
 
 
 def _counts(folder: Place) -> Counts:
@@ -104,11 +104,11 @@ def _collect_run(run: Path, target: Path) -> None:
 
 
 def without_paths(value: Any, names: dict[str, str]) -> Any:
-    """The value with known folders under a name and every other absolute path cut to its last part.
+    """Replaces known folders by names and cuts every other absolute path to its last part.
 
     Args:
-        value: JSON-like.
-        names: Folder as the run was given it -> what to call it.
+        value: A JSON-like value.
+        names: Folder, as it was given to the run -> its name in the results.
     """
     if isinstance(value, dict):
         return {key: without_paths(inner, names) for key, inner in value.items()}
@@ -118,7 +118,7 @@ def without_paths(value: Any, names: dict[str, str]) -> Any:
         return value
     for folder, name in names.items():
         if value == folder or value.startswith((f"{folder}/", f"{folder}\\")):
-            return name + value[len(folder) :].replace("\\", "/")  # one run reads alike from every system
+            return name + value[len(folder) :].replace("\\", "/")  # the same on every system
     return PurePath(value).name if PurePath(value).is_absolute() else value
 
 

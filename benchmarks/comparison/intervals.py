@@ -1,7 +1,7 @@
-"""Intervals for differences of two models on two levels: for the runs at hand, and for the method.
+"""Intervals for the difference of two models, on two levels.
 
-* These runs: would other photos tell the same of these trained networks? Paired bootstrap over the photos, seeds fixed.
-* The method: would other seeds tell the same? Student's interval over the seeds' paired differences.
+* For these runs: the same trained networks on other photos. Paired bootstrap over the photos, with fixed seeds.
+* For the method: training with other seeds. Student's t interval over the paired differences of the seeds.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 SAMPLES = 10_000
 
-# Student's t for 1 to 10 degrees of freedom (2 to 11 seeds), two-sided, by the number of intervals that share an error
-# of 5 %: one alone, and the eleven of claim 11 (Bonferroni's correction).
+# Two-sided Student's t for 1 to 10 degrees of freedom (2 to 11 seeds), by the number of intervals that share an error
+# of 5 %: a single interval, and the eleven of claim 11 (Bonferroni's correction).
 T = {
     1: (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     11: (140.054, 14.782, 7.704, 5.747, 4.882, 4.405, 4.105, 3.900, 3.751, 3.639),
@@ -24,14 +24,14 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one model minus another's, seed by seed and photo by photo, as fractions.
+    """Accuracy of one model minus that of another, as fractions.
 
     Attributes:
-        estimate: Mean of the seeds' differences.
+        estimate: Mean over the seeds.
         runs: Interval for these runs.
-        method: Interval for the method; ``None`` with one seed.
-        n: Photos.
-        seeds: Each seed's difference.
+        method: Interval for the method; None with one seed.
+        n: Number of photos.
+        seeds: Difference of each seed.
     """
 
     estimate: float
@@ -47,8 +47,8 @@ def paired_difference(
     """The difference of two models on the same photos, with 95 % intervals.
 
     Args:
-        ours: One row a seed, one truth value a photo: was the model right?
-        other: The same for the other model, photos in the same order, seeds paired.
+        ours: One row per seed, one value per photo: whether the model was right.
+        other: The same for the other model, with the same photos and seeds.
         intervals: How many intervals share an error of 5 %, a key of ``T``.
     """
     differences = np.asarray(ours, dtype=np.int8) - np.asarray(other, dtype=np.int8)  # (seeds, photos)
@@ -64,10 +64,10 @@ def paired_difference(
 
 
 def bootstrap(values: Sequence[float], intervals: int = 1) -> Interval:
-    """Percentile interval of the mean over samples with replacement.
+    """Percentile bootstrap interval of the mean.
 
-    The values are few different ones, so how often each is drawn is drawn, not every value. RandomState's stream is
-    frozen: every NumPy gives the same interval.
+    There are few distinct values, so each sample draws their counts instead of single values. The stream of RandomState
+    is frozen: every version of NumPy gives the same interval.
     """
     kinds, counts = np.unique(np.asarray(values), return_counts=True)
     n = counts.sum()
@@ -78,7 +78,7 @@ def bootstrap(values: Sequence[float], intervals: int = 1) -> Interval:
 
 
 def student(values: Sequence[float], intervals: int = 1) -> Interval | None:
-    """Student's interval of the mean of a few values, one a seed; none for a single one."""
+    """Student's t interval of the mean, with one value per seed; None for a single value."""
     n = len(values)
     if n < 2:
         return None

@@ -1,8 +1,8 @@
-"""Reads a comparison's folder of committed results; files only, no torch.
+"""Reads the folder of a comparison; imports no torch.
 
-COMPARISON/dataset.json classes.csv images.csv      the data set: what it is, its classes, each image's class and split
+COMPARISON/dataset.json classes.csv images.csv      the data set: description, classes, class and split of each image
 COMPARISON/<model>-s<seed>/run.json args.yaml summary.csv predictions-test.csv
-COMPARISON/<model>-s<seed>/scale.json               what scale.py measured of its attention units, if it did
+COMPARISON/<model>-s<seed>/scale.json               statistics of its attention units, if scale.py was run
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,15 +22,21 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
 def _without_torch(room: str, name: str) -> ModuleType:
-    """A module of the package by its path: it imports no torch, but the package's ``__init__`` does."""
+    """Imports a module of the package by its path, because the package's ``__init__`` imports torch."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "timm_landmark" / room / f"{name}.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference", "metrics")
+if TYPE_CHECKING:
+    from timm_landmark.accounting import claims
+    from timm_landmark.data.address import Place
+    from timm_landmark.inference import metrics
+else:
+    claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference", "metrics")
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ class FinishedRun:
         seed: Its seed.
         info: ``run.json``.
         args: ``args.yaml``.
-        epochs: Rows of ``summary.csv``, values as numbers.
-        ranks: Test image id -> place of the true class among the first five guesses, 1 the first, 0 none of them.
-        scale: ``scale.json``; None where there is none.
+        epochs: Rows of ``summary.csv`` as numbers.
+        ranks: Test image id -> rank of the true class among the first five predictions; 0 if it is not among them.
+        scale: ``scale.json``, or None.
     """
 
     model: str
@@ -56,7 +62,7 @@ class FinishedRun:
     scale: dict[str, Any] | None
 
     def hits(self, k: int, images: Sequence[str]) -> list[bool]:
-        """Whether the true class is among the first ``k`` guesses, image by image."""
+        """Whether the true class is among the first ``k`` predictions, for each image."""
         return [0 < self.ranks[image] <= k for image in images]
 
     def curve(self, column: str) -> list[float]:
@@ -66,7 +72,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models trained alike on one data set; ``runs`` by model in the paper's order, each a list by seed."""
+    """Models trained alike on one data set; ``runs`` by model, in the paper's order, and seed."""
 
     path: Path
     dataset: dict[str, Any]
@@ -76,7 +82,7 @@ class Comparison:
 
     @property
     def networks(self) -> dict[str, list[FinishedRun]]:
-        """The runs without those of variants of the attention unit."""
+        """The runs of the networks, without variants of the attention unit."""
         return {model: runs for model, runs in self.runs.items() if not is_variant(model)}
 
     @property
@@ -86,12 +92,12 @@ class Comparison:
 
     @property
     def largest_class(self) -> float:
-        """Share of test images in the largest class: the accuracy of guessing it always."""
+        """Share of test images in the largest class: the accuracy of always guessing it."""
         labels = [row["class"] for row in self.images if row["split"] == "test"]
         return max(labels.count(label) for label in set(labels)) / len(labels)
 
     def seeds(self, *models: str) -> list[int]:
-        """Seeds that all these models were trained with."""
+        """Seeds that all of these models were trained with."""
         return sorted(set.intersection(*({run.seed for run in self.runs.get(model, [])} for model in models)))
 
     def pairs(self, model: str, other: str) -> list[tuple[FinishedRun, FinishedRun]]:
@@ -110,7 +116,7 @@ def load(path: Path) -> Comparison:
 
     Raises:
         FileNotFoundError: If a file of the format is missing.
-        ValueError: If a run's predictions are not of the data set's test images.
+        ValueError: If a run's predictions are not those of the data set's test images.
     """
     images = read_csv(path / "images.csv")
     test = {row["image_id"] for row in images if row["split"] == "test"}
@@ -145,13 +151,13 @@ def _load_run(folder: Path) -> FinishedRun:
     )
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, or of one at an address, as dictionaries."""
+def read_csv(path: "Place") -> list[dict[str, str]]:
+    """Rows of a CSV file, in a folder or at an address, as dictionaries."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-# Name of a figure -> what it shows, and its models beside the baseline, of which it needs one at least.
+# Name of a figure -> its title, and its models beside the baseline; at least one must have been trained.
 FIGURES = {
     "figure-10": ("Inception-Res-PA, Inception-Res and the baseline", ("inception_resnet_pa", "inception_resnet_v2")),
     "figure-11": ("ResNeAt, ResNeXt and the baseline", ("resneat50", "resnext50_32x4d")),
@@ -160,12 +166,12 @@ BASELINE = "resnet50"
 
 
 def figure_models(comparison: Comparison, name: str) -> list[str]:
-    """The trained models that a figure shows; empty where there are too few to compare."""
+    """The trained models that a figure shows; empty if there is nothing to compare."""
     models = [model for model in (*FIGURES[name][1], BASELINE) if model in comparison.runs]
     return models if len(models) > 1 else []
 
 
 def measured(comparison: Comparison) -> list[FinishedRun]:
-    """The first run of each model whose Scale was measured over training."""
+    """The first run of each model for which Scale was measured during training."""
     first = [runs[0] for runs in comparison.runs.values()]
     return [run for run in first if run.scale and run.scale["untrained"] and run.scale["epochs"]]

@@ -1,7 +1,8 @@
 """Verdicts on the claims that need training, from the runs of one comparison, by the rules of ``PLAN.md``.
 
-One statistic a claim, and its interval is its test. Differences in test accuracy are judged on two levels: for these
-runs (other photos) and for the method (other seeds too; it needs both intervals). Curves are judged over seeds only.
+Each claim has one statistic, which is tested by its interval. Differences in test accuracy are judged on two levels:
+for these runs (other photos) and for the method (other seeds too; both intervals are needed). Training curves are
+judged over seeds only.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ Verdict = claims.Verdict
 
 
 def judge(comparison: Comparison) -> dict[int, Verdict]:
-    """Verdicts on claims 4 to 12, by number; a claim whose models were not all trained is not decidable."""
+    """Verdicts on claims 4 to 12 by number; a claim is not decidable if one of its models was not trained."""
     rules: dict[int, tuple[tuple[str, ...], Callable[[Comparison], Verdict]]] = {
         4: ((PA, V2), lambda c: _faster(c, PA, V2)),
         5: ((PA, V2), _gains),
@@ -29,7 +30,7 @@ def judge(comparison: Comparison) -> dict[int, Verdict]:
         11: (claims.SEVEN, _best_and_baseline),
         12: ((V2, BASE), _like_baseline),
     }
-    verdicts = {7: Verdict(claims.NOT_DECIDABLE, "no pair of depths was trained")}
+    verdicts = {7: Verdict(claims.NOT_DECIDABLE, "no model was trained at two depths")}
     for number, (models, rule) in rules.items():
         missing = [model for model in models if model not in comparison.runs]
         if missing or not comparison.seeds(*models):
@@ -42,14 +43,14 @@ def judge(comparison: Comparison) -> dict[int, Verdict]:
 def difference(
     comparison: Comparison, model: str, other: str, intervals: int = 1, seeds: Sequence[int] | None = None
 ) -> Difference:
-    """Test top-1 of one model minus the other's, on the same photos.
+    """Test top-1 of one model minus that of another, on the same photos.
 
     Args:
         comparison: The runs.
-        model: The one.
-        other: The other.
+        model: The first model.
+        other: The model whose accuracy is subtracted.
         intervals: How many intervals share an error of 5 %.
-        seeds: Seeds to take; by default all that both models have.
+        seeds: Seeds to use; by default all that both models have.
     """
     images, pairs = comparison.test_images, comparison.pairs(model, other)
     pairs = [pair for pair in pairs if seeds is None or pair[0].seed in seeds]
@@ -72,12 +73,12 @@ def _these(d: Difference) -> str:
 
 
 def above(interval: Interval | None) -> int:
-    """1 where the interval lies above zero, -1 below, 0 where it does neither or there is none."""
+    """1 if the interval lies above zero, -1 if below, 0 otherwise or without an interval."""
     return 0 if interval is None else (interval[0] > 0) - (interval[1] < 0)
 
 
 def within(interval: Interval | None) -> int:
-    """1 where the interval lies within the margin of "about", -1 outside it, 0 where it does neither."""
+    """1 if the interval lies within the margin of "about", -1 if outside, 0 otherwise or without an interval."""
     if interval is None:
         return 0
     low, high = interval
@@ -85,7 +86,7 @@ def within(interval: Interval | None) -> int:
 
 
 def combined(d: Difference, test: Callable[[Interval | None], int] = above) -> str:
-    """The verdict of a difference on both levels."""
+    """The verdict on a difference, from both levels."""
     runs, method = test(d.runs), test(d.method)
     if runs == 0:
         return f"{claims.NOT_DECIDABLE} (n = {d.n}, interval {100 * d.runs[0]:+.1f} to {100 * d.runs[1]:+.1f})"
@@ -103,11 +104,11 @@ def _gains(comparison: Comparison) -> Verdict:
 
 def _about_equal(comparison: Comparison) -> Verdict:
     d = difference(comparison, AT, XT)
-    return Verdict(combined(d, within), f"{points(d)}; about: within {100 * ABOUT:.0f} points")
+    return Verdict(combined(d, within), f"{points(d)}; about equal: within {100 * ABOUT:.0f} points")
 
 
 def _both_better(comparison: Comparison) -> Verdict:
-    """A joint claim: to hold, both must; to fail, one is enough."""
+    """A joint claim: it holds if both differences do, and fails if one does."""
     differences = {"Inception-Res-PA": difference(comparison, PA, V2), "ResNeAt": difference(comparison, AT, XT)}
     evidence = "; ".join(f"{name}: {points(d)}" for name, d in differences.items())
     evidence += "; Table 3 itself has ResNeAt below ResNeXt"
@@ -124,17 +125,17 @@ def _both_better(comparison: Comparison) -> Verdict:
 
 
 def _surest(differences: Sequence[Difference]) -> str:
-    """The verdict of differences that all hold or all fail, if one is enough: on both levels where any is."""
+    """The verdict where one of these differences is enough: for the method if any of them is decided there."""
     return combined(next((d for d in differences if above(d.method)), differences[0]))
 
 
 def _weakest(differences: Sequence[Difference]) -> str:
-    """The same if all are needed: on both levels where all are."""
+    """The verdict where all of them are needed: for the method only if all are decided there."""
     return combined(next((d for d in differences if not above(d.method)), differences[0]))
 
 
 def _best_and_baseline(comparison: Comparison) -> Verdict:
-    """Eleven differences: all must be above zero at 95 %; one below zero refutes, at Bonferroni's level for eleven."""
+    """Eleven differences: all must be above zero at 95 %; one below zero, at Bonferroni's level for eleven, refutes."""
     pairs = [(m, BASE) for m in claims.SEVEN if m != BASE]
     pairs += [("seresnet50", m) for m in claims.SEVEN if m not in ("seresnet50", BASE)]
     held = {pair: difference(comparison, *pair) for pair in pairs}
@@ -159,7 +160,7 @@ def _best_and_baseline(comparison: Comparison) -> Verdict:
 
 
 def _over_seeds(differences: Sequence[float], evidence: str) -> Verdict:
-    """The verdict of a statistic of whole curves, which is above zero where the claim is right."""
+    """The verdict on a statistic of training curves that is above zero if the claim is right."""
     seeds, interval = len(differences), student(differences)
     if interval is None:
         return Verdict(f"{claims.NOT_DECIDABLE} (one seed)", evidence)
@@ -172,7 +173,7 @@ def _over_seeds(differences: Sequence[float], evidence: str) -> Verdict:
 
 
 def _faster(comparison: Comparison, model: str, other: str) -> Verdict:
-    """Faster: a higher validation top-1 on average over the epochs (the area under the curve)."""
+    """Faster: a higher validation top-1, averaged over the epochs (the area under the curve)."""
     areas = [[_mean(run.curve("eval_top1")) for run in pair] for pair in comparison.pairs(model, other)]
     means = [_mean(values) for values in zip(*areas, strict=True)]
     evidence = f"mean validation top-1 over the epochs {means[0]:.1f} and {means[1]:.1f} %"
@@ -188,10 +189,10 @@ def _drops(run: FinishedRun) -> float:
 
 
 def _steadier(comparison: Comparison) -> Verdict:
-    """Steadier: fewer points of validation top-1 lost from one epoch to the next, summed over the run."""
+    """Steadier: a smaller sum of the drops in validation top-1 from one epoch to the next."""
     drops = [[_drops(run) for run in pair] for pair in comparison.pairs(PA, V2)]
     means = [_mean(values) for values in zip(*drops, strict=True)]
-    evidence = f"validation top-1 lost from epoch to epoch, summed: {means[0]:.1f} and {means[1]:.1f} points"
+    evidence = f"sum of the drops in validation top-1: {means[0]:.1f} and {means[1]:.1f} points"
     return _over_seeds([v2 - pa for pa, v2 in drops], evidence)
 
 
@@ -200,7 +201,7 @@ def _gap(a: FinishedRun, b: FinishedRun) -> float:
 
 
 def _like_baseline(comparison: Comparison) -> Verdict:
-    """Like: the two training-loss curves are no farther apart than those of two seeds of one of the models."""
+    """Like: the training-loss curves differ no more than those of two seeds of the same model."""
     gaps = [_gap(a, b) for a, b in comparison.pairs(V2, BASE)]
     own = [
         _gap(a, b)
@@ -208,7 +209,7 @@ def _like_baseline(comparison: Comparison) -> Verdict:
         for i, a in enumerate(comparison.runs[model])
         for b in comparison.runs[model][i + 1 :]
     ]
-    evidence = f"mean distance of training losses {_mean(gaps):.2f}"
+    evidence = f"mean distance of the training losses {_mean(gaps):.2f}"
     if not own:
         return Verdict(f"{claims.NOT_DECIDABLE} (one seed)", evidence)
     return _over_seeds(

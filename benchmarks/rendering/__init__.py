@@ -1,1 +1,1 @@
-"""Tables and figures from committed results."""
+"""Renders tables, sentences and figures from committed results."""

@@ -1,4 +1,4 @@
-"""Figures 10 and 11 of the paper with our runs, and Scale over training, as PNG and SVG."""
+"""Draws figures 10 and 11 of the paper with our runs, and Scale during training, as PNG and SVG."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from matplotlib.figure import Figure
 
 from benchmarks.comparison.sets import FIGURES, Comparison, FinishedRun, claims, figure_models, measured
 
-# Okabe and Ito's colours: told apart by colour-blind readers; the dashes tell them apart in grey.
+# Colours of Okabe and Ito, for colour-blind readers; the dashes differ for printing in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes the figures as far as their models were trained.
+    """Writes the figures whose models were trained.
 
     Args:
-        comparison: The runs; of several seeds of a model the mean is drawn, in a band from the lowest to the highest.
-        folder: Where to, made if missing.
+        comparison: The runs; several seeds of a model are drawn as their mean in a band from the lowest to the highest.
+        folder: Output folder, created if missing.
 
     Returns:
-        The PNG files written; each has an SVG beside it.
+        The PNG files; an SVG file is written beside each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -54,15 +54,16 @@ def _save(figure: Figure, png: Path) -> Path:
 
 
 def _scale(runs: list[FinishedRun]) -> Figure:
-    """Deviation of Scale between channels and between photos, unit by unit, before training and after each epoch."""
+    """Standard deviation of Scale over channels and photos, for each unit, before training and after each epoch."""
     figure = Figure(figsize=(3.2 * len(runs), 6), layout="constrained")
     grid = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
     rows = (("over_channels", "from channel to channel"), ("over_photos", "from photo to photo"))
     for column, run in enumerate(runs):
         for axes, (key, what) in zip(grid[:, column], rows, strict=True):
-            for index, untrained in enumerate(run.scale["untrained"]):
-                epochs = [int(epoch) for epoch in run.scale["epochs"]]
-                values = [untrained[key], *(units[index][key] for units in run.scale["epochs"].values())]
+            scale = run.scale or {"untrained": [], "epochs": {}}
+            for index, untrained in enumerate(scale["untrained"]):
+                epochs = [int(epoch) for epoch in scale["epochs"]]
+                values = [untrained[key], *(units[index][key] for units in scale["epochs"].values())]
                 stage = int(untrained["unit"].removeprefix("layer")[0])
                 colour = colormaps["viridis"]((4 - stage) / 3.5)
                 first = untrained["unit"] == f"layer{stage}.0.attn"

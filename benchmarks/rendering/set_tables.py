@@ -1,4 +1,4 @@
-"""Tables of several comparisons side by side, and of the variants of the attention unit within one."""
+"""Tables of several comparisons side by side, and of the variants of the attention unit in one comparison."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,12 +6,12 @@ from benchmarks.comparison.sets import Comparison, FinishedRun, claims
 from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, span, within
 from benchmarks.rendering.tables import accuracy, interval_text, limits, markdown, percent
 
-# Number in PLAN.md and what is unlike the paper's unit; those that may be chosen have no more weights than it has.
+# Number in PLAN.md and description; only variants with no more weights than the paper's unit may be chosen.
 VARIANTS = {
     AT: ("1", "the paper's unit"),
     "resneat50_scale1": ("2", "Scale = 1"),
-    "resneat50_mean": ("3", "one number a photo"),
-    "resneat50_large": ("4", "larger start of Q, K, V"),
+    "resneat50_mean": ("3", "one number per photo"),
+    "resneat50_large": ("4", "larger initial Q, K, V"),
     "resneat50_cosine": ("5", "cosine attention"),
     "resneat50_dense": ("6", "dense last 1x1"),
     "resneat50_scale1_shuffle": ("7", "Scale = 1, shuffle"),
@@ -21,25 +21,25 @@ VARIANTS = {
 DENSE = "resneat50_dense"
 NAMES = {number: model for model, (number, _) in VARIANTS.items()} | {"ResNeXt": XT}
 CONTRASTS = (
-    ("what the paper's attention gives", ("1 - 2",)),
-    ("what more than one number a photo gives", ("1 - 3",)),
-    ("a larger start", ("4 - 1",)),
-    ("what the groups of the last 1x1 cost", ("6 - 1",)),
-    ("a shuffle", ("7 - 2", "8 - 1", "9 - 5")),
-    ("unit length, the start being equal", ("5 - 4",)),
-    ("attention that is awake", ("5 - 2", "9 - 7")),
+    ("gain from the paper's attention", ("1 - 2",)),
+    ("gain from more than one number per photo", ("1 - 3",)),
+    ("larger initial Q, K, V", ("4 - 1",)),
+    ("cost of the groups in the last 1x1", ("6 - 1",)),
+    ("channel shuffle", ("7 - 2", "8 - 1", "9 - 5")),
+    ("rows of unit length, with the same initial weights", ("5 - 4",)),
+    ("cosine attention instead of none", ("5 - 2", "9 - 7")),
     (
-        "what is left to ResNeXt",
+        "remaining difference to ResNeXt",
         ("ResNeXt - 1", "ResNeXt - 2", "ResNeXt - 5", "ResNeXt - 6", "ResNeXt - 7", "ResNeXt - 9"),
     ),
 )
 
 
 def sets_table(comparisons: Mapping[str, Comparison]) -> str:
-    """The seven networks on several sets of photos, title by title, and what each set is."""
+    """The seven networks on several sets of photos, with a description of each set."""
     header = ["model", "paper top-1"]
     for title, comparison in comparisons.items():
-        header += [f"{title}: top-1 [95 %]"] + ["of each seed"] * _several(comparison)
+        header += [f"{title}: top-1 [95 %]"] + ["each seed"] * _several(comparison)
     models = [m for m in claims.SEVEN if any(m in comparison.runs for comparison in comparisons.values())]
     rows = []
     for model in models:
@@ -63,7 +63,7 @@ def _of_each(runs: Sequence[FinishedRun], images: Sequence[str]) -> str:
 
 
 def verdicts_table(verdicts: Mapping[str, Mapping[int, claims.Verdict]]) -> str:
-    """The claims that runs judge, with verdict and evidence on each set."""
+    """The claims that need training, with verdict and evidence on each set of photos."""
     rows = [
         [
             str(claim.number),
@@ -73,29 +73,29 @@ def verdicts_table(verdicts: Mapping[str, Mapping[int, claims.Verdict]]) -> str:
         for claim in claims.CLAIMS
         if all(claim.number in judged for judged in verdicts.values())
     ]
-    return markdown(["", "the paper says", *verdicts], rows, left=2 + len(verdicts))
+    return markdown(["", "claim", *verdicts], rows, left=2 + len(verdicts))
 
 
 def variants(comparison: Comparison) -> list[str]:
-    """The variants that were trained, the paper's unit first."""
+    """The variants that were trained, with the paper's unit first."""
     return [model for model in VARIANTS if model in comparison.runs]
 
 
 def choice(run: FinishedRun) -> float:
-    """What a variant is chosen by: validation top-1, mean of the last three epochs."""
+    """The criterion for choosing a variant: validation top-1, mean of the last three epochs."""
     last = run.curve("eval_top1")[-3:]
     return sum(last) / len(last)
 
 
 def chosen(comparison: Comparison) -> str | None:
-    """The best variant by seed 0, among those that may be chosen; None where none was trained."""
+    """The best variant with seed 0 of those that may be chosen; None if none was trained."""
     first = {m: run for m in variants(comparison) for run in comparison.runs[m] if run.seed == 0}
     able = [model for model in first if model not in (AT, DENSE)]
     return max(able, key=lambda model: choice(first[model]), default=None)
 
 
 def ablation_tables(comparison: Comparison) -> str:
-    """All that was measured of the variants, the choice and its confirmation; one line where none was trained."""
+    """The measurements of the variants, the chosen one and its confirmation; one line if none was trained."""
     best = chosen(comparison)
     if best is None or AT not in comparison.runs:
         return "No variant has been trained yet."
@@ -106,7 +106,7 @@ def ablation_tables(comparison: Comparison) -> str:
 
 def _variants_table(comparison: Comparison) -> str:
     header = ["", "unit", "params M", "MACs G", "validation, last 3 epochs", "top-1 [95 %]"]
-    header += ["Scale over channels", "over photos", "logits", "answers changed"]
+    header += ["Scale over channels", "over photos", "logits", "predictions changed"]
     rows = []
     for model in variants(comparison):
         number, what = VARIANTS[model]
@@ -114,10 +114,9 @@ def _variants_table(comparison: Comparison) -> str:
         row = [number, f"{what} (`{model}`)", *_cost(run), f"{choice(run):.1f}"]
         rows.append([*row, interval_text(accuracy([run], comparison.test_images, 1)), *_spread(run)])
     return (
-        f"{markdown(header, rows, left=2)}\n\nOf the first seed of each. Parameters and MACs (plain form) at 1000 "
-        "classes and 224 pixels. Standard deviations of Scale and of the logits within a row: the least and the "
-        "largest of the units, before training > after. Answers changed: when every unit's Scale is replaced by its "
-        "mean."
+        f"{markdown(header, rows, left=2)}\n\nFirst seed of each. Parameters and MACs (plain path) with 1000 classes "
+        "at 224 pixels. Standard deviations of Scale and of the logits within a row: smallest and largest of the "
+        "units, before > after training. Predictions changed: by replacing every unit's Scale with its mean."
     )
 
 
@@ -143,7 +142,7 @@ def _contrasts_table(comparison: Comparison) -> str:
             if 0 in comparison.seeds(model, other):
                 d = difference(comparison, model, other, seeds=[0])
                 rows.append([what, contrast, f"{100 * d.estimate:+.1f} {span(d.runs)}"])
-    note = f"Test top-1, seed 0, n = {len(comparison.test_images)}: described, nothing is chosen by it."
+    note = f"Test top-1, seed 0, n = {len(comparison.test_images)}; descriptive only, not used for the choice."
     return f"{markdown(['', 'variants', 'points [95 %, these runs]'], rows, left=2)}\n\n{note}"
 
 
@@ -151,7 +150,7 @@ def _confirmation(comparison: Comparison, best: str) -> str:
     text = f"Chosen on validation, seed 0: {VARIANTS[best][0]}, {VARIANTS[best][1]} (`{best}`)."
     new = {other: [seed for seed in comparison.seeds(best, other) if seed != 0] for other in (AT, XT)}
     if not new[AT]:
-        return f"{text} Not confirmed yet: it was trained with no other seed."
+        return f"{text} Not confirmed yet: no other seed was trained."
     d = difference(comparison, best, AT, seeds=new[AT])
     same = all(each > 0 for each in d.seeds) or above(d.runs) <= 0
     verdict = combined(d) if same else f"{claims.NOT_DECIDABLE} (the seeds disagree in sign)"

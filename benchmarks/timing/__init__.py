@@ -1,1 +1,1 @@
-"""Timing and memory of models in several forms."""
+"""Timing of models in the forms in which they are trained and deployed."""

@@ -1,4 +1,4 @@
-"""Timing of several steps against each other: in turn, so that a change of the machine's pace meets all of them."""
+"""Times several steps in turn, so that a change in the machine's speed affects all of them alike."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,9 +7,19 @@ import torch
 
 
 def time_alternated(
-    steps: Sequence[Callable[[], None]], device: str, seconds: float, pause: float
+    steps: Sequence[Callable[[], object]], device: str, seconds: float, pause: float
 ) -> list[list[float]]:
-    """Times each step in turn, after a warm-up and a pause each, for about ``seconds`` and at least five rounds."""
+    """Times each step in turn, for at least five rounds.
+
+    Args:
+        steps: The steps; each is run twice first, to warm up.
+        device: cpu or cuda.
+        seconds: Total duration of the rounds, about.
+        pause: Pause before each timed step, in seconds.
+
+    Returns:
+        The seconds of each step, round by round.
+    """
     for step in steps:
         step()
         step()

@@ -1,4 +1,4 @@
-"""The forms in which a model is trained and deployed, as steps to be timed: eager, compiled, exported and so on."""
+"""The forms in which a model is trained and deployed (eager, compiled, exported ...), as steps to be timed."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import torch
 from torch.export import Dim
 
 FORMS = ("eager", "bf16 autocast", "torch.compile", "torch.export", "onnxruntime")
-GRAPHS = ("torch.export", "onnxruntime")  # in a file, for inference
+GRAPHS = ("torch.export", "onnxruntime")  # exported to a file, for inference only
 
 
-def make_step(form: str, net: torch.nn.Module, img_size: int, batch: int, device: str) -> Callable[[], None]:
-    """One step: forward, backward and the gradients' release in training mode, else forward without gradients.
+def make_step(form: str, net: torch.nn.Module, img_size: int, batch: int, device: str) -> Callable[[], object]:
+    """One step: in training mode forward, backward and freeing the gradients, otherwise forward without gradients.
 
     Args:
         form: One of ``FORMS``.
@@ -44,18 +44,20 @@ def make_step(form: str, net: torch.nn.Module, img_size: int, batch: int, device
 
 
 def write_graph(form: str, net: torch.nn.Module, img_size: int, path: Path) -> None:
-    """Exports a network in evaluation mode to a file; the batch is left open, the image size is not."""
+    """Exports a network in evaluation mode to a file, with a dynamic batch size and a fixed image size."""
     x, batch = torch.randn(2, 3, img_size, img_size), Dim("batch", min=1, max=1024)
     if form == "onnxruntime":
-        options = dict(dynamo=True, external_data=False, verbose=False)
-        torch.onnx.export(net, (x,), path, dynamic_shapes=({0: batch},), **options)
+        dynamic_shapes = ({0: batch},)
+        torch.onnx.export(
+            net, (x,), path, dynamo=True, external_data=False, verbose=False, dynamic_shapes=dynamic_shapes
+        )
     else:
         with open(path, "wb") as file:
             torch.export.save(torch.export.export(net, (x,), dynamic_shapes=({0: batch},)), file)
 
 
-def read_graph(form: str, path: Path, img_size: int, batch: int) -> Callable[[], None]:
-    """An exported graph as a step, on as many threads as torch has."""
+def read_graph(form: str, path: Path, img_size: int, batch: int) -> Callable[[], object]:
+    """A step that runs an exported graph with as many threads as torch uses."""
     x = torch.randn(batch, 3, img_size, img_size)
     if form == "onnxruntime":
         import onnxruntime

@@ -1,7 +1,8 @@
-"""The two streamed forms of the attention unit against each other: does the choice by count hold when measured?"""
+"""Compares the two streamed paths of the attention unit: is the path that the count chooses also the faster one?"""
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -9,27 +10,30 @@ from benchmarks.timing.alternated import time_alternated
 from timm_landmark.layers.attention_path import choose_path, force_path
 from timm_landmark.layers.channel_attention import ChannelAttention2d
 
-# Of ResNeAt-50 by stage: channels that enter the unit, channels that leave it, the map's side as a part of the image's.
+# Input channels, output channels and stride of the unit in each stage of ResNeAt-50.
 UNITS = ((128, 256, 4), (256, 512, 8), (512, 1024, 16), (1024, 2048, 32))
-FORMS = ("product", "gram")
+PATHS = ("product", "gram")
 
 
-def path_times(img_size: int, batch: int, mode: str, device: str) -> list[dict[str, float | str | int]]:
-    """Milliseconds of each stage's unit in both forms, alternated, medians; and the form that ``choose_path`` takes.
+def path_times(img_size: int, batch: int, mode: str, device: str) -> list[dict[str, Any]]:
+    """Times each stage's unit on both paths, alternately.
 
     Args:
         img_size: Side of the network's input in pixels.
         batch: Number of images.
-        mode: ``inference`` or ``training``; the latter with the backward pass.
+        mode: ``inference`` or ``training``; the latter includes the backward pass.
         device: cpu or cuda.
+
+    Returns:
+        A row for each stage with the median milliseconds of each path and the path that ``choose_path`` chooses.
     """
     rows = []
     for in_chs, out_chs, stride in UNITS:
         side = -(-img_size // stride)
         step = _step(in_chs, out_chs, side, batch, mode, device)
-        steps = [force_path(form)(step) for form in FORMS]  # a context manager of contextlib decorates, too
+        steps = [force_path(path)(step) for path in PATHS]  # contextlib's context managers are decorators too
         times = time_alternated(steps, device, seconds=0, pause=0)
-        row = {f"{form}_ms": 1e3 * statistics.median(taken) for form, taken in zip(FORMS, times, strict=True)}
+        row = {f"{path}_ms": 1e3 * statistics.median(taken) for path, taken in zip(PATHS, times, strict=True)}
         chosen = choose_path(in_chs, out_chs, 32, side, side)
         rows.append(dict(mode=mode, img_size=img_size, batch=batch, out_chs=out_chs, side=side, **row, chosen=chosen))
     return rows
@@ -49,6 +53,6 @@ def _step(in_chs: int, out_chs: int, side: int, batch: int, mode: str, device: s
     return step
 
 
-def is_faster(row: dict[str, float | str | int]) -> bool:
-    """Whether the chosen form took the least time."""
-    return row[f"{row['chosen']}_ms"] == min(row[f"{form}_ms"] for form in FORMS)
+def is_faster(row: dict[str, Any]) -> bool:
+    """Whether the chosen path is the faster one."""
+    return row[f"{row['chosen']}_ms"] == min(row[f"{path}_ms"] for path in PATHS)

@@ -103,7 +103,7 @@ def test_start_of_the_larger_projections(name, paper):
 
 
 def test_pretrained_weights_are_refused():
-    with pytest.raises(ValueError, match="pretrained=True: there are no weights of resneat50_mean"):
+    with pytest.raises(ValueError, match="pretrained=True: there are no weights for the variant resneat50_mean"):
         timm.create_model("resneat50_mean", pretrained=True)
 
 

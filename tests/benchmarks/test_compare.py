@@ -52,7 +52,7 @@ def test_results_hold_what_the_runs_say(out):
     assert sum(run.hits(1, list(run.ranks))) == right
     assert run.args["img_size"] == 32 and len(run.epochs) == 1 and run.seed == 0
     report = (out / "out" / "report.md").read_text()
-    assert "`test_resnet`" in report and "3 classes, 36 photos to train, 18 to validate, 18 to test" in report
+    assert "`test_resnet`" in report and "3 classes; 36 training, 18 validation and 18 test images" in report
 
 
 def test_finished_runs_keep_logits_and_features_which_are_not_collected(out):
@@ -109,7 +109,7 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     shutil.rmtree(out / "out" / "results")
     assert compare_py(out, out / "data") == 0
     log = (out / "log.txt").read_text()
-    assert "[1/2] test_resnet-s0: finished before" in log
+    assert "[1/2] test_resnet-s0: already finished" in log
     assert "test_vit2-s0 is finished: 1 epochs" in log  # trained no second time
     assert (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns == before
     assert list(comparison.load(out / "out" / "results").runs) == MODELS
@@ -118,9 +118,9 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"finished": False}, "is not finished"),
-        ({"data_digest": "0" * 64}, "was tested on another data set than it was trained on"),
-        ({"init_from": "model.safetensors"}, "did not start from random weights"),
+        ({"finished": False}, "not finished"),
+        ({"data_digest": "0" * 64}, "tested on another data set than it was trained on"),
+        ({"init_from": "model.safetensors"}, "started from existing weights"),
     ],
 )
 def test_collect_only_leaves_out_what_is_not_comparable(change, told, out, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_collect_only_leaves_out_what_is_not_comparable(change, told, out, tmp_p
     words = ["--data", str(out / "data"), "--output", str(tmp_path), "--models", *MODELS]
     assert compare.main([*words, "--collect-only", "--results", str(tmp_path / "photos")]) == 0
     assert list(comparison.load(tmp_path / "photos").runs) == ["test_resnet"]
-    assert f"test_vit2-s0 {told}" in capsys.readouterr().out
+    assert f"skipped test_vit2-s0: {told}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_run_on_other_images_is_left_out(name, old, new, out, tmp_path, capsys
     (runs / "test_vit2-s0" / name).write_text(text.replace(old, new, 1))
     collect.collect(out / "data", [runs / f"{model}-s0" for model in MODELS], tmp_path / "results")
     assert list(comparison.load(tmp_path / "results").runs) == ["test_resnet"]
-    assert "test_vit2-s0 was trained on another data set" in capsys.readouterr().out
+    assert "skipped test_vit2-s0: trained on another data set" in capsys.readouterr().out
 
 
 def test_the_same_images_under_another_digest_stand_beside_each_other(out, tmp_path, capsys):
@@ -179,7 +179,7 @@ def test_results_of_other_images_are_refused_before_anything_is_trained(out, tmp
     with pytest.raises(SystemExit) as stop:
         compare.main([*words, "--results", str(results)])
     assert stop.value.code == 2
-    assert f"--results {results}: holds runs on other images" in capsys.readouterr().err
+    assert f"--results {results}: contains runs on other images" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -189,7 +189,7 @@ def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
     assert compare.main(words) == 2
     error = capfd.readouterr().err
     assert "no_such_model" in error and "Traceback" not in error
-    assert "the same command goes on from here" in error
+    assert "repeat the command to continue from here" in error
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_failing_run_stops_with_its_code_and_a_word(tmp_path, capfd):
         (["--data", "nowhere"], "--data nowhere"),
         (["--data", "s3://bucket/DATA"], "--data s3://bucket/DATA: only addresses with http://"),
         (["--data", "DATA", "--seeds", "a"], "--seeds"),
-        (["--data", "DATA", "--collect-only"], "none of resnet50"),
+        (["--data", "DATA", "--collect-only"], "contains no finished run of resnet50"),
     ],
 )
 def test_wrong_use_is_told(words, told, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The timing script: parts, merging, refusals. Not the timings themselves."""
+"""The timing script: names, merging, refusals; not the timings themselves."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ import pytest
 from benchmarks import speed
 
 
-def test_every_part_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_measurement_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert speed.main(["--list"]) == 0
     names = capsys.readouterr().out.split()
     assert {
-        "goals/memory-onnxruntime",
-        "goals/torch.export-resneat50-inference-224",
-        "breakdown/training-96-32",
+        "ratios/memory-onnxruntime",
+        "ratios/torch.export-resneat50-inference-224",
+        "ratios/bf16-autocast-resneat50-training-224",
+        "ratios/compiled-training-96-32",
         "peers/densenet121",
         "sizes/training-96-32",
     } <= set(names)
@@ -23,12 +24,27 @@ def test_every_part_has_a_name_and_an_unknown_one_is_refused(capsys: pytest.Capt
     assert "--list" in capsys.readouterr().err
 
 
-def test_times_of_another_number_of_threads_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "speed.json"
-    head = dict(machine=speed.machine_info(), device="cpu", threads=7)
-    output.write_text(json.dumps(head), encoding="utf-8")
-    assert speed.main(["--only", "breakdown", "--threads", "1", "--output", str(output)]) == 2
-    assert "threads" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("key", "there", "told"),
+    [
+        ("threads", 7, "threads of its timings is 7, here it is 1"),
+        ("cpu_capability", "VSX", "cpu_capability of its timings is VSX, here it is"),
+        ("cpu_capability", None, "cpu_capability of its timings is unknown, here it is"),
+    ],
+)
+def test_times_of_different_settings_are_not_mixed(
+    key: str, there: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, head = tmp_path / "speed.json", speed._head("cpu", 1)
+    head[key] = there
+    text = json.dumps({name: value for name, value in head.items() if value is not None})
+    output.write_text(text, encoding="utf-8")
+    assert speed.main(["--only", "peers", "--threads", "1", "--output", str(output)]) == 2
+    assert told in capsys.readouterr().err and output.read_text(encoding="utf-8") == text
+
+
+def test_a_new_file_states_the_cpu_capability(tmp_path: Path) -> None:
+    assert speed._load(tmp_path / "none.json", speed._head("cpu", 1))["cpu_capability"]
 
 
 def test_a_second_measurement_replaces_the_first_and_keeps_the_rest() -> None:
@@ -39,15 +55,6 @@ def test_a_second_measurement_replaces_the_first_and_keeps_the_rest() -> None:
     speed.measure_rates(result, args, ("resnet18",), "training", 32, 2)
     assert [(row["mode"], row["batch"]) for row in result["throughput"]] == [("inference", 1), ("training", 2)]
     assert all(0 < row["low"] <= row["img_per_s"] <= row["high"] for row in result["throughput"])
-
-
-def test_a_breakdown_finds_the_stages_in_both_passes() -> None:
-    net = speed.make_net("resneat50", "training", "cpu")
-    cells = speed.breakdown(speed.make_step("eager", net, 32, 2, "cpu"), net)
-    of = {(cell["stage"], cell["part"]): cell["ms"] for cell in cells}
-    assert all(of[stage, part] > 0 for stage in ("layer1", "layer4") for part in ("convolutions", "exponentials"))
-    assert of["stem, head", "exponentials"] == 0  # the attention units of both passes lie in the stages
-    assert of["stem, head", "convolutions"] > 0
 
 
 @pytest.mark.parametrize("form", speed.GRAPHS)

@@ -67,10 +67,10 @@ def test_the_git_folder_of_a_work_tree_serves(clone):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"without": 7}, "data/images/00007.png is not in it"),
-        ({"csv_text": "id,url\n1,2\n"}, "lacks a column of filename, semantic_label"),
+        ({"without": 7}, "data/images/00007.png is missing"),
+        ({"csv_text": "id,url\n1,2\n"}, "has no columns filename, semantic_label"),
         ({"csv_text": "filename,semantic_label\n1.png,\n"}, "no row with a label"),
-        ({"csv_text": "filename,semantic_label\n1.png,../../up\n"}, "'../../up', which is no plain name"),
+        ({"csv_text": "filename,semantic_label\n1.png,../../up\n"}, "'../../up', which is not a plain file name"),
     ],
 )
 def test_what_is_wrong_in_the_repository_is_told(changes, told, tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_a_repository_without_the_csv_is_told(tmp_path, capsys):
     git("-C", tmp_path / "other", "add", ".")
     git("-C", tmp_path / "other", "commit", "-q", "-m", "a")
     assert ten_landmarks.main([str(tmp_path / "other"), str(tmp_path / "out")]) == 2
-    assert "data/landmarks.csv is not in it" in capsys.readouterr().err
+    assert "data/landmarks.csv is missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -97,5 +97,5 @@ def test_a_folder_that_is_no_repository_is_told(make, tmp_path, capsys):
         (tmp_path / "NN").mkdir()
     assert ten_landmarks.main([str(tmp_path / "NN"), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "no git repository" in error and "Traceback" not in error
+    assert "not a git repository" in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()

@@ -207,7 +207,7 @@ def test_a_curve_is_like_the_baselines_when_no_farther_than_two_seeds(tmp_path):
 
     near = curves(tmp_path, resnet50=shifted(0, 0.3, 0.6), inception_resnet_v2=shifted(0.1, 0.41, 0.7))
     assert near[12].verdict == claims.HOLDS
-    assert "distance of training losses 0.10; two seeds of one model differ by up to 0.60" in near[12].evidence
+    assert "distance of the training losses 0.10; two seeds of one model differ by up to 0.60" in near[12].evidence
     far = curves(tmp_path / "b", resnet50=shifted(0, 0.1, 0.2), inception_resnet_v2=shifted(0.9, 1.0, 1.15))
     assert far[12].verdict == claims.DOES_NOT_HOLD
     open_ = curves(tmp_path / "d", resnet50=shifted(0, 0.1, 0.2), inception_resnet_v2=shifted(0.1, 0.4, 0.6))

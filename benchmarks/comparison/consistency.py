@@ -1,0 +1,76 @@
+"""Checks that collected results agree with each other and contain no path of the machine that made them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+from benchmarks.comparison.sets import RESULTS, FinishedRun, load
+
+
+def check_all(root: Path = RESULTS) -> None:
+    """Checks every JSON file and every comparison below ``root``; errors as of :func:`check_comparison`."""
+    for path in sorted(root.rglob("*.json")):
+        check_paths(path.relative_to(root), json.loads(path.read_text(encoding="utf-8")))
+    for images in sorted(root.rglob("images.csv")):
+        check_comparison(images.parent)
+
+
+def check_comparison(folder: Path) -> None:
+    """Checks a collected comparison.
+
+    Raises:
+        ValueError: At the first problem: a path of a machine, an unfinished run, a missing epoch, an accuracy that the
+            run's predictions do not give.
+        FileNotFoundError: If a file is missing.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        check_paths(path.relative_to(folder), json.loads(path.read_text(encoding="utf-8")))
+    comparison = load(folder)
+    for runs in comparison.runs.values():
+        for run in runs:
+            name = f"{run.model}-s{run.seed}"
+            check_paths(Path(name, "args.yaml"), run.args)
+            try:
+                _check_run(name, run, comparison.test_images)
+            except KeyError as error:
+                raise ValueError(f"{name}/run.json: {error} is missing") from None
+
+
+def _check_run(name: str, run: FinishedRun, images: list[str]) -> None:
+    info = run.info
+    if (info["model"], info["seed"]) != (run.model, run.seed):
+        raise ValueError(f"{name}/run.json is of {info['model']}, seed {info['seed']!r}")
+    if not info["finished"]:
+        raise ValueError(f"{name}/run.json: the run is not finished")
+    if info["rate_rule"] != "paper":
+        raise ValueError(f"{name}/run.json: rate_rule is {info['rate_rule']!r}, not 'paper'")
+    epochs = [row["epoch"] for row in run.epochs]
+    if epochs != list(range(info["epochs"])):
+        raise ValueError(f"{name}: summary.csv has the epochs {epochs}, but run.json states {info['epochs']}")
+    for metric, k in (("top1", 1), ("top5", 5)):
+        stated, counted = info["evaluation"]["test"][metric], sum(run.hits(k, images))
+        if (stated["correct"], stated["images"]) != (counted, len(images)):
+            raise ValueError(f"{name}: run.json states {metric} {stated}, but its predictions give {counted} right")
+
+
+def check_paths(place: Path, value: Any) -> None:
+    """Checks that a JSON-like value contains no absolute path.
+
+    Raises:
+        ValueError: Naming ``place`` and the path.
+    """
+    for text in _strings(value):
+        if PurePath(text).is_absolute() or text.startswith("~"):
+            raise ValueError(f"{place.as_posix()}: {text!r} is a path of one machine")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)

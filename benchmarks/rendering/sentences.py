@@ -1,0 +1,95 @@
+"""Blocks of text from committed results: the summary of the verdicts, and results that fit in a sentence or two."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.comparison.sets import Comparison, claims
+from benchmarks.rendering.tables import span
+
+# The most specific first: every verdict begins with one of these.
+GROUPS = {
+    claims.HOLDS_ONLY: "Holds in part",
+    claims.HOLDS: "Holds",
+    claims.DOES_NOT_HOLD: "Does not hold",
+    claims.NOT_DECIDABLE: "Not decidable here",
+}
+
+
+def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparison | None, title: str) -> str:
+    """The paper's claims by verdict as a short Markdown list, and what the verdicts rest on.
+
+    Args:
+        verdicts: Verdicts on all claims, by number.
+        comparison: The runs that they rest on; None if no network was trained.
+        title: What the photos of the comparison are called.
+    """
+    grouped: dict[str, list[str]] = {name: [] for name in ("Holds", *GROUPS.values())}
+    for claim in claims.CLAIMS:
+        verdict = verdicts[claim.number].verdict
+        start = next(start for start in GROUPS if verdict.startswith(start))
+        detail = verdict.removeprefix(start).strip(" ,")
+        if detail.startswith("(") and detail.endswith(")"):
+            detail = detail[1:-1]
+        detail = f"{'only for ' * (start == claims.HOLDS_ONLY)}{detail}".replace(" (one seed)", "")
+        grouped[GROUPS[start]].append(f"*{claim.text}* ({': '.join(filter(None, (str(claim.number), detail)))})")
+    lines = [f"* **{name}**: {'; '.join(members)}." for name, members in grouped.items() if members]
+    return "\n".join([*lines, f"* {_basis(comparison, title)}"])
+
+
+def _basis(comparison: Comparison | None, title: str) -> str:
+    numbers = "The numbers are those of the claims in [docs/paper.md](docs/paper.md), which has the evidence."
+    if comparison is None:
+        return f"No network has been trained yet. {numbers}"
+    seeds = sorted({len(runs) for runs in comparison.networks.values()})
+    epochs = sorted({len(run.epochs) for runs in comparison.networks.values() for run in runs})
+    return (
+        f"Verdicts that need training rest on photos of {title} ({len(comparison.test_images)} test photos) and "
+        f"{span(seeds)} seed{'s' * (seeds[-1] > 1)} per network, trained for {span(epochs)} epochs; the paper used "
+        f"1000 landmarks. {numbers}"
+    )
+
+
+def prepare_sentence(cost: Mapping[str, Any]) -> str:
+    """What ``prepare`` costs, from ``prepare.json``."""
+    selection, tar, rate = cost["selection"], cost["tar"], cost["workers"]["photos_per_second"]
+    some, every = selection["paper_1000_classes_ratio_0.1"], selection["all_203094_classes"]
+    return (
+        f"Measured on two cores: selecting 1000 classes from a csv of {selection['rows']:,} rows takes "
+        f"{some['seconds']:.0f} s and {some['peak_MB']} MB (all {selection['classes']:,} classes: "
+        f"{every['seconds']:.0f} s and {every['peak_MB']} MB). Indexing a tar of {tar['members']:,} members takes "
+        f"{tar['index_seconds']:.1f} s. Two workers store {rate:.0f} photos of 800x600 pixels per second: 80,000 local "
+        f"photos take {80_000 / rate / 60:.0f} minutes."
+    )
+
+
+def synthetic_sentence(run: Mapping[str, Any], neighbours: Mapping[str, Any]) -> str:
+    """How hard the synthetic landmarks are: a trained network beside the nearest neighbour in pixels.
+
+    Args:
+        run: ``run.json`` of the network.
+        neighbours: ``nearest_neighbour.json``.
+    """
+    top1 = run["evaluation"]["test"]["top1"]
+    low, high = (100 * bound for bound in top1["interval"])
+    return (
+        f"On {run['num_classes']} synthetic classes, `{run['model']}` trained for {run['epochs']} epochs at "
+        f"{run['img_size']} pixels reaches {100 * top1['value']:.1f} % [{low:.1f}, {high:.1f}] test top-1; the nearest "
+        f"neighbour in 16x16 pixels reaches {100 * neighbours['pixels']['value']:.1f} %."
+    )
+
+
+def scale_sentence(result: Mapping[str, Any]) -> str:
+    """How ResNeAt's Scale varies before and after training, from a ``scale.json``."""
+
+    def spread(state: str, key: str) -> list[float]:
+        return [unit[key] for unit in result[state]]
+
+    still = max(max(spread("untrained", key)) for key in ("over_channels", "over_photos"))
+    channels, photos = (spread("trained", key) for key in ("over_channels", "over_photos"))
+    return (
+        f"Before training, Scale is {sum(spread('untrained', 'mean')) / len(channels):.3f} for every channel and photo "
+        f"(standard deviation at most {still:.1g} in any unit): timm's initialisation makes Q and K so small that the "
+        f"attention is uniform. After training (`{result['run']}`, {result['photos']} {result['split']} photos), its "
+        f"standard deviation over the channels is {min(channels):.3f} to {max(channels):.3f}, depending on the unit, "
+        f"and over the photos {min(photos):.4f} to {max(photos):.4f}."
+    )
