@@ -1,4 +1,4 @@
-"""hub_cards/ and FULL_SCALE.md: one card per set of weights, figures from files, snippets and commands that run."""
+"""hub_cards/ and docs/full_scale.md: a card per set of weights, figures from files, snippets and commands that run."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def transformers_snippet(repo):
 
 
 def test_hours_are_those_of_the_stated_macs():
-    text = (ROOT / "FULL_SCALE.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8")
     lines, total = full_scale_rows()
     assert "\n".join(lines) in text and total in text
     assert "estimate" in text.lower()
@@ -91,7 +91,7 @@ def test_hours_are_those_of_the_stated_macs():
 
 def test_commands_of_full_scale_are_ones_that_the_verbs_take(capsys):
     """No option is misspelled."""
-    text = (ROOT / "FULL_SCALE.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8")
     commands = [line.partition("#")[0].strip() for line in text.splitlines() if line.startswith("timm-landmark ")]
     assert len(commands) > 8
     from timm_landmark.cli import VERBS, main
