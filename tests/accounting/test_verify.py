@@ -131,7 +131,7 @@ def test_claim_3_weighs_plain_fast_and_measured_cost(stated):
     at["macs_spent"] = at["macs"]
     assert judge_by_count(costs, {})[3].verdict == DOES_NOT_HOLD
     at["macs_spent"] = xt["macs"] - 1
-    assert judge_by_count(costs, {})[3].verdict == f"{HOLDS_ONLY} the MACs of the exact fast form"
+    assert judge_by_count(costs, {})[3].verdict == f"{HOLDS_ONLY} the MACs of the exact fast path"
     assert "inference" in judge_by_count(costs, {"inference": 1.2, "training": 0.9})[3].verdict
     assert "training" not in judge_by_count(costs, {"inference": 1.2, "training": 0.9})[3].verdict
     at["macs"] = at["macs_spent"]
