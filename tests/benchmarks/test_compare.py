@@ -110,7 +110,7 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     assert compare_py(out, out / "data") == 0
     log = (out / "log.txt").read_text()
     assert "[1/2] test_resnet-s0: already finished" in log
-    assert "test_vit2-s0 is finished: 1 epochs" in log  # trained no second time
+    assert "test_vit2-s0 is finished: 1 epoch" in log  # trained no second time
     assert (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns == before
     assert list(comparison.load(out / "out" / "results").runs) == MODELS
 

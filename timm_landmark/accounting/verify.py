@@ -179,7 +179,7 @@ def _text(counts: dict[str, Any], compared: Sequence[ExpectedCount], verdicts: d
         verdict = verdicts[claim.number]
         lines += [f"{claim.number:>3}. {claim.text} ({claim.section})", f"     {verdict.verdict.upper()}"]
         lines += [f"     {verdict.evidence}", f"     judged by: {claim.judged_by}"]
-    return [*lines, "", "Runs, intervals and speed: benchmarks/results in the repository and its README"]
+    return [*lines, "", "Runs, intervals and speed: docs/benchmarks.md and benchmarks/results in the repository"]
 
 
 def _model_lines(rows: Sequence[dict[str, Any]]) -> list[str]:

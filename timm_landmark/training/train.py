@@ -165,7 +165,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
         if finished >= args.epochs:
             if not read_run_info(own.output).get("finished"):  # killed after the last checkpoint
                 update_info(own.output, epochs_finished=finished, finished=True)
-            say(f"{own.output} is finished: {finished} epochs")
+            say(f"{own.output} is finished: {finished} epoch{'s' * (finished != 1)}")
             return 0
     elif own.resume:
         read_run_info(own.output)  # fails if this machine does not share the folder
@@ -220,7 +220,7 @@ def _run(trainer: Trainer, options: list[str], run: Path, args: argparse.Namespa
             processes.watch()
 
     if rank == 0:
-        say(f"training {args.model} for {args.epochs} epochs with {trainer.title} into {run}")
+        say(f"training {args.model} for {args.epochs} epoch{'s' * (args.epochs != 1)} with {trainer.title} into {run}")
     try:
         with (
             rate_rule.installed(run, args.seed, rank, paper, after_epoch, before_training),
@@ -251,7 +251,7 @@ def _run(trainer: Trainer, options: list[str], run: Path, args: argparse.Namespa
         return 130
     update_info(run, finished=True)
     say(
-        f"{run}: {finished} epochs; the best checkpoint is model_best.pth.tar, "
+        f"{run}: {finished} epoch{'s' * (finished != 1)}; the best checkpoint is model_best.pth.tar, "
         f"evaluate it with `timm-landmark evaluate {run}`"
     )
     return 0
