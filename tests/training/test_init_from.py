@@ -70,7 +70,8 @@ def test_unknown_sources(tmp_path):
 def test_a_run_starts_from_a_file_and_says_so(tmp_path, capsys):
     save_file(seeded("test_resnet", num_classes=3).state_dict(), tmp_path / "w.safetensors")
     args = argparse.Namespace(model="test_resnet", num_classes=5, seed=1)
-    kept = init_from.write_start(args, str(tmp_path / "w.safetensors"), tmp_path / "init.safetensors")
+    start = init_from.initial_state(args, str(tmp_path / "w.safetensors"))
+    kept = init_from.write_start(*start, tmp_path / "init.safetensors")
     start, source = load_file(tmp_path / "init.safetensors"), load_file(tmp_path / "w.safetensors")
     assert kept["source"] == "w.safetensors"  # no path
     assert start["conv1.0.weight"].equal(source["conv1.0.weight"])

@@ -79,6 +79,13 @@ def test_a_lock_left_in_an_empty_folder_is_no_run(data, tmp_path, monkeypatch):
         train(data, tmp_path, "--init-from", "absent")
 
 
+def test_init_from_an_unavailable_source_leaves_no_folder(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_: 1)
+    with pytest.raises(UserError, match="--init-from absent: not a timm model"):
+        train(data, tmp_path / "run", "--init-from", "absent")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EACCES])
 def test_a_file_system_without_locks(data, tmp_path, monkeypatch, capfd, number):
     def acquire(*_, **__):

@@ -112,30 +112,42 @@ def copy_equal(model: "nn.Module", weights: "dict[str, torch.Tensor]", source: s
     )
 
 
-def write_start(args: argparse.Namespace, source: str, path: Path) -> dict[str, Any]:
-    """Writes the initial state of a run and prints what was copied and what is randomly initialized.
+def initial_state(args: argparse.Namespace, source: str) -> "tuple[dict[str, torch.Tensor], Copied]":
+    """The state in which a run starts, and what of it is copied.
 
     Args:
         args: The train script's options: model, number of classes, seed (of the random initialization).
         source: As for :func:`source_weights`.
-        path: The safetensors file to write.
-
-    Returns:
-        What run.json records about it.
 
     Raises:
         UserError: If the source is unavailable or has no matching tensor.
     """
     import torch
-    from safetensors.torch import save_file
 
     weights = source_weights(source)
     torch.manual_seed(args.seed)
     model = build_model(vars(args))
     copied = copy_equal(model, weights, source)
+    return model.state_dict(), copied
+
+
+def write_start(state: "dict[str, torch.Tensor]", copied: Copied, path: Path) -> dict[str, Any]:
+    """Writes the initial state of a run and prints what was copied and what is randomly initialized.
+
+    Args:
+        state: From :func:`initial_state`, as is ``copied``.
+        copied: What was copied.
+        path: The safetensors file to write.
+
+    Returns:
+        What run.json records about it.
+    """
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary)
         temporary.chmod(0o644)
     say(*copied.describe())
+    source = copied.source
     name = Path(source).name if Path(source).is_file() else source  # run.json contains no local paths
     return {"source": name, "parameters_copied": copied.parameters, "parameters": copied.of, "tensors": copied.tensors}

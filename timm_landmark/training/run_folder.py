@@ -93,14 +93,15 @@ def prepare_folder(
             sessions = [*read_run_info(run).get("sessions", []), session]
             update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
         return finished
+    start = init_from.initial_state(args, own.init_from) if own.init_from else None  # may fail: before the folder
     if own.resume:
         say(f"{run} has no finished epoch yet; training starts from the beginning")
     elif not lock.is_locked:
         _create(run)
         _acquire(lock, run)
         _check_unused(run)  # another process may have been faster
-    if own.init_from:
-        info["init_from"] = init_from.write_start(args, own.init_from, run / init_from.FILE)
+    if start:
+        info["init_from"] = init_from.write_start(*start, run / init_from.FILE)
     write_rows(run, ClassRow, classes)  # so that the run's classes are known without the data set
     update_info(run, **info, machine=machine_info(), epochs_finished=0, wall_seconds=0.0, finished=False, sessions=[])
     return 0
