@@ -173,7 +173,7 @@ def test_every_figure_of_the_text_is_the_runs(run, folder):
     assert "18 images of the split `test` (epoch 1" in text and "top-1 75.00 %" in text
     assert "seed 1, 2 epochs at 64 pixels, global batch 64" in text
     assert "36 images in train, 18 images in validation, 18 images in test" in text
-    assert "licence of each photo is not known" in text
+    assert "The licences of the photos are unknown." in text
     assert "top-3" not in text  # of three classes: says nothing
 
 

@@ -154,10 +154,10 @@ def test_evaluate_fails_when_the_count_is_another(broken, trained, folders, tmp_
     with pytest.raises(UserError, match="num_samples is not the sum of shard_lengths"):
         evaluate([str(run), "--data", str(broken)])
     edit_info(broken, num_samples=sum(lengths) + 1, shard_lengths=[lengths[0] + 1, *lengths[1:]])
-    with pytest.raises(UserError, match=r"_info\.json says 29 images in test, manifest\.csv has 28"):
+    with pytest.raises(UserError, match=r"_info\.json lists 29 images in test, manifest\.csv 28"):
         evaluate([str(run), "--data", str(broken)])
     edit_info(broken, num_samples=sum(lengths), shard_lengths=[lengths[0] + 1, lengths[1] - 1, *lengths[2:]])
-    with pytest.raises(UserError, match=r"test-000000\.tar holds 1 images, _info\.json says 2"):
+    with pytest.raises(UserError, match=r"test-000000\.tar has 1 images, but _info\.json lists 2"):
         evaluate([str(run), "--data", str(broken)])
     assert read_run_info(run).get("evaluation") is None
 
@@ -167,7 +167,7 @@ def test_evaluate_counts_every_image_once(broken, trained, tmp_path):
     first, second = list(read_shard_info(broken)["test"])[:2]
     shutil.copy2(broken / first, broken / second)
     write_sums(broken)
-    with pytest.raises(UserError, match="28 images of test were read, 27 different ones, of the 28 in manifest"):
+    with pytest.raises(UserError, match=r"read 28 images of test \(27 different ones\), but manifest\.csv has 28"):
         evaluate([str(run), "--data", str(broken)])
 
 
