@@ -21,7 +21,7 @@ def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparis
     Args:
         verdicts: Verdicts on all claims, by number.
         comparison: The runs that they rest on; None if no network was trained.
-        title: What the photos of the comparison are called.
+        title: Name of the photos of the comparison.
     """
     grouped: dict[str, list[str]] = {name: [] for name in ("Holds", *GROUPS.values())}
     for claim in claims.CLAIMS:
@@ -63,7 +63,7 @@ def prepare_sentence(cost: Mapping[str, Any]) -> str:
 
 
 def synthetic_sentence(run: Mapping[str, Any], neighbours: Mapping[str, Any]) -> str:
-    """How hard the synthetic landmarks are: a trained network beside the nearest neighbour in pixels.
+    """How hard the synthetic landmarks are: a trained network compared with the nearest neighbour in pixels.
 
     Args:
         run: ``run.json`` of the network.

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_script(monkeypatch):
-    """The stand-in trains."""
+    """Hides timm's script, so that the stand-in trains."""
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
 

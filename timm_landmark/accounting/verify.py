@@ -1,4 +1,4 @@
-"""``timm-landmark verify``: counts live models and compares each claim of the paper with the counts."""
+"""``timm-landmark verify``: counts the models and compares each claim of the paper with the counts."""
 
 import argparse
 import json

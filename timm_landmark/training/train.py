@@ -129,7 +129,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
-    folder = own.output.resolve()  # has a name also where --output is "."
+    folder = own.output.resolve()  # has a name even if --output is "."
     options = [*extra, *_forwarded(own, model, len(classes))]
     options += [f"--experiment={folder.name}", f"--output={folder.parent}"]
     defaults = {name: action.default for name, action in checks.options_of(trainer.parser).items()}
