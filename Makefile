@@ -1,7 +1,7 @@
-# make compare  : set up .venv, draw a data set, train the seven models briefly, render the report (under 20 minutes)
-# make test     : lint, then the tests in small doses
-# make test-all : the full doses, and the model contract on the plain attention path
-# make lint     : ruff, codespell and basedpyright      make format : let ruff fix what it can
+# make compare  : set up .venv, generate a data set, train the seven models briefly, render the report (under 20 minutes)
+# make test     : lint and the quick tests
+# make test-all : the slow tests, and the model contract on the plain attention path
+# make lint     : ruff, codespell and basedpyright      make format : apply ruff's automatic fixes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

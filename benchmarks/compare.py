@@ -8,7 +8,7 @@ Usage::
 
 Finished runs are skipped and an interrupted one is resumed, so the same command continues after any interruption. A
 model may also be a variant from ``ablations.py``. Options after ``--`` are passed to ``timm-landmark train``. OUT/runs
-has the runs, OUT/results the results to keep and OUT/report.md the tables.
+contains the runs, OUT/results the results to keep, and OUT/report.md the tables.
 """
 
 import argparse

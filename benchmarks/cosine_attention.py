@@ -110,7 +110,7 @@ def _rate(square: torch.Tensor) -> torch.Tensor:
 def _images(batch: int, ch: int, path: str) -> Iterator[slice]:
     """Slices of the batch whose logits make one block; single images if one image makes more than that.
 
-    On the ``gram`` path the factors of one image are views, those of several are copies, which is only worth it if they
+    On the ``gram`` path the factors of one image are views, those of several are copies, which is only faster if they
     are small.
     """
     step = max(1, BLOCK_ELEMENTS // (8 if path == "gram" else 1) // (ch * ch))

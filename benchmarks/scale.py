@@ -10,9 +10,9 @@ is its number of epochs, it still has the checkpoint of every epoch, and each of
 
 For each unit, over the photos of a split: the mean of Scale; its standard deviation over the channels (of one photo)
 and over the photos (of one channel); the standard deviation of the logits within a row, for the first photo of each
-batch. Before training, BatchNorm uses the statistics of the batch, as in the first update. For the best checkpoint also
-the share of photos whose prediction changes if every unit's Scale is replaced by its mean, and the parameters and MACs
-of the model with 1000 classes at 224 pixels.
+batch. Before training, BatchNorm uses the statistics of the batch, as in the first update. For the best checkpoint,
+also the share of photos whose prediction changes if every unit's Scale is replaced by its mean, and the parameters and
+MACs of the model with 1000 classes at 224 pixels.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.shard_epochs [--output FILE.json]
 
-The data sets are generated with the number of images of the real ones; each image is 8x8 pixels with its own label.
+The data sets are generated with the number of images of the real ones; each image has 8x8 pixels and its own label.
 """
 
 import argparse

@@ -8,8 +8,8 @@ Usage::
     python -m benchmarks.speed --device cuda --output gpu.json
 
 The models of a ratio are timed alternately in one process; results are medians and quartiles. Each measurement is
-written as soon as it is done, so a long run can be made in pieces. One file holds the timings of one machine only: a
-file that was measured with another processor, CPU capability or number of threads is refused.
+written as soon as it is done, so a long run can be made in pieces. A file contains the timings of one machine only:
+a file measured with another processor, CPU capability or number of threads is an error.
 """
 
 import argparse
@@ -229,7 +229,7 @@ def measurements() -> dict[str, Measure]:
 
 
 def _head(device: str, threads: int) -> dict[str, Any]:
-    """What all timings of one file have in common."""
+    """The facts that all timings in a file have in common."""
     capability = torch.backends.cpu.get_cpu_capability()  # what ATEN_CPU_CAPABILITY or the processor allows
     return dict(machine=machine_info(), cpu_capability=capability, device=device, threads=threads)
 
@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not chosen:
             raise UserError(f"--only {' '.join(args.only)}: no measurement has such a name; see --list")
         if args.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {args.device}: torch finds no GPU; use --device cpu")
+            raise UserError(f"--device {args.device}: no GPU is available to torch; use --device cpu")
         result = _load(args.output, _head(args.device, args.threads))
     except UserError as error:
         print(f"speed.py: error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What all tests share: a fixed seed, and readable assertions in the helper modules."""
+"""Shared by all tests: a fixed seed, and readable assertions in the helper modules."""
 
 import logging
 import sys
@@ -10,14 +10,14 @@ pytest.register_assert_rewrite("model_cases")
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """The same random numbers whatever runs before; torch is not imported for tests that do without it."""
+    """The same random numbers in any order of tests; torch is not imported for tests that do not need it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def no_log_on_the_terminal():
-    """Takes away the handler that timm's train.py leaves in this process: the next test may read the terminal."""
+    """Removes the log handler that timm's train.py leaves in this process: the next test may read the terminal."""
     root, level = logging.getLogger(), logging.getLogger().level
     yield
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
@@ -26,13 +26,13 @@ def no_log_on_the_terminal():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--path``: the models' contract must hold in every form of the attention unit."""
+    """Adds ``--path``: the model contract must hold on every path of the attention unit."""
     parser.addoption("--path", choices=("plain", "product", "gram"), help="hold every attention unit to this form")
 
 
 @pytest.fixture(autouse=True)
 def forced_path(pytestconfig: pytest.Config):
-    """The form that ``--path`` names, in this process (the timm suite's own process takes it from there too)."""
+    """Forces the path given with ``--path`` in this process; the timm suite passes it on to its own process."""
     if not (path := pytestconfig.getoption("path")):
         yield
         return

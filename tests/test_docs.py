@@ -1,7 +1,7 @@
-"""README, docs/ and the other pages: links and named files exist, options are known, marked blocks run.
+"""README, docs/ and the other pages: links and named files exist, options exist, and marked blocks run.
 
-A fenced block below ``<!-- run -->`` is run, one below ``<!-- run: full -->`` by ``make test-all`` only; the blocks of
-a page in order, in one new folder. Lines that begin with ``$`` are commands; what follows is their output, in which
+A fenced block below ``<!-- run -->`` is run, one below ``<!-- run: full -->`` only by ``make test-all``. The blocks of
+a page run in order, in one new folder. Lines that begin with ``$`` are commands; what follows is their output, in which
 ``...`` stands for anything.
 """
 
@@ -68,7 +68,7 @@ def commands(page):
 
 
 def options(verb, capsys):
-    """What a verb's help names; for train also what the stand-in knows of timm's options."""
+    """The options in a verb's help; for train, also those of timm's options that the stand-in supports."""
     from timm_landmark.cli import VERBS, main
 
     assert verb in VERBS
@@ -114,7 +114,7 @@ def run_step(kind, command, folder):
 
 
 def matches(shown, output):
-    """Whether the output holds the shown lines, ``...`` standing for anything."""
+    """Whether the output contains the shown lines, ``...`` standing for anything."""
     pattern = ".*".join(map(re.escape, shown.strip("\n").split("...")))
     return re.search(pattern, output, re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""The whole way of a model by the verbs that a user calls: drawn data, a run, an export, the Hub, a named photo."""
+"""A model from start to finish with the verbs: generated data, training, export, the Hub, prediction."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import sys
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
 
-# One process for all verbs, which knows only the loopback Hub: torch is imported once. check and push start their own.
+# One process for all verbs, so that torch is imported once, with only the loopback Hub. check and push start their own.
 _VERBS = """
 import contextlib, io, json, sys
 from timm_landmark.cli import main
@@ -23,7 +23,7 @@ for line in sys.stdin:
 
 
 class Shell:
-    """Runs ``timm-landmark`` and gives what it said."""
+    """Runs ``timm-landmark`` and returns its output."""
 
     def __init__(self, folder, env):
         self.child = subprocess.Popen(
@@ -78,7 +78,7 @@ def test_from_drawn_data_to_a_named_photo(model, tmp_path):
         page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
         assert page.count("<img") >= measured["images"] and not re.search(r'(src|href)="https?:', page)
 
-        # the same steps with wrong input: one line each, and nothing made
+        # the same steps with wrong input: one line of error each, and no files
         for words in (
             ("synthesize", "--output", "data", "--classes", 3),
             ("train", "resnet51", "--data", "data", "--output", "run2"),

@@ -1,4 +1,4 @@
-"""The layout of the package: no import circle, imports point down the list of rooms, rooms and files stay small."""
+"""The layout of the package: no circular imports, imports only point down the list of rooms, small rooms and files."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "timm_landmark"
-# From the command line down to what everything shares; a room imports itself and the rooms below it.
+# A room is a module or a subpackage. A room imports only from itself and from the rooms below it.
 ROOMS = (
     "cli",
     "inference",
@@ -27,7 +27,7 @@ MOST_LINES = 300
 
 
 def modules(folder):
-    """Dotted name without the package's -> file; a package is its ``__init__``."""
+    """Dotted name, without the folder above the package -> file; a package maps to its ``__init__``."""
     found = {}
     for file in folder.rglob("*.py"):
         parts = file.relative_to(folder.parent).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""examples/quickstart.ipynb: small, free of paths of one machine, and it runs."""
+"""examples/quickstart.ipynb: small, without local paths, and it runs."""
 
 import json
 import os

@@ -44,7 +44,7 @@ print(ratio, known)
         ratio, _, known = done.stdout.partition(" ")
         assert known == "[]\n"
         ratios.append(float(ratio))
-    assert statistics.median(ratios) < 0.1, ratios  # about 0.01 where this was written
+    assert statistics.median(ratios) < 0.1, ratios  # about 0.01 when this was written
 
 
 def test_registers_the_new_names_and_no_other():
@@ -73,7 +73,7 @@ print(json.dumps([before, known(), tags, timm.list_modules(), unknown]))
 
 
 def test_timms_private_modules_are_not_imported():
-    """They may change in every release."""
+    """They may change in any release."""
     private = re.compile(r"^timm(\.\w+)*\._")
     found = []
     for file in (ROOT / "timm_landmark").rglob("*.py"):

@@ -7,7 +7,7 @@ package first: no module has to register the models again.
 There is one exception. Registering the models imports torch, which takes seconds, and ``timm-landmark --help`` or
 ``prepare`` do not need it. In a process started by the ``timm-landmark`` command, the package therefore does not
 register the models at import; ``timm_landmark.cli.main`` does it before it runs a verb that needs them. The command's
-entry point is the module ``timm_landmark_cli``, so its presence in ``sys.modules`` tells the two cases apart. It lies
+entry point is the module ``timm_landmark_cli``, so its presence in ``sys.modules`` tells the two cases apart. It is
 outside the package because importing it must not import the package first.
 """
 

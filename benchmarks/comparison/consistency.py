@@ -20,8 +20,8 @@ def check_comparison(folder: Path) -> None:
     """Checks a collected comparison.
 
     Raises:
-        ValueError: At the first problem: a path of a machine, an unfinished run, a missing epoch, an accuracy that the
-            run's predictions do not give.
+        ValueError: At the first problem: a path of a machine, an unfinished run, a missing epoch, an accuracy that
+            does not follow from the run's predictions.
         FileNotFoundError: If a file is missing.
     """
     for path in sorted(folder.rglob("*.json")):

@@ -125,12 +125,12 @@ def _both_better(comparison: Comparison) -> Verdict:
 
 
 def _surest(differences: Sequence[Difference]) -> str:
-    """The verdict where one of these differences is enough: for the method if any of them is decided there."""
+    """The verdict if one of these differences is enough: for the method if any of them is decided at that level."""
     return combined(next((d for d in differences if above(d.method)), differences[0]))
 
 
 def _weakest(differences: Sequence[Difference]) -> str:
-    """The verdict where all of them are needed: for the method only if all are decided there."""
+    """The verdict if all of them are needed: for the method only if all of them are decided at that level."""
     return combined(next((d for d in differences if not above(d.method)), differences[0]))
 
 

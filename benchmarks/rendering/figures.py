@@ -1,4 +1,4 @@
-"""Draws figures 10 and 11 of the paper with our runs, and Scale during training, as PNG and SVG."""
+"""Draws figures 10 and 11 of the paper for our runs, and Scale during training, as PNG and SVG."""
 
 from pathlib import Path
 

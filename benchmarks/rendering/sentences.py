@@ -21,7 +21,7 @@ def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparis
     Args:
         verdicts: Verdicts on all claims, by number.
         comparison: The runs that they rest on; None if no network was trained.
-        title: What the photos of the comparison are called.
+        title: Name of the photos of the comparison.
     """
     grouped: dict[str, list[str]] = {name: [] for name in ("Holds", *GROUPS.values())}
     for claim in claims.CLAIMS:
@@ -63,7 +63,7 @@ def prepare_sentence(cost: Mapping[str, Any]) -> str:
 
 
 def synthetic_sentence(run: Mapping[str, Any], neighbours: Mapping[str, Any]) -> str:
-    """How hard the synthetic landmarks are: a trained network beside the nearest neighbour in pixels.
+    """How hard the synthetic landmarks are: a trained network compared with the nearest neighbour in pixels.
 
     Args:
         run: ``run.json`` of the network.
@@ -88,7 +88,7 @@ def scale_sentence(result: Mapping[str, Any]) -> str:
     channels, photos = (spread("trained", key) for key in ("over_channels", "over_photos"))
     return (
         f"Before training, Scale is {sum(spread('untrained', 'mean')) / len(channels):.3f} for every channel and photo "
-        f"(standard deviation at most {still:.1g} in any unit): timm's initialisation makes Q and K so small that the "
+        f"(standard deviation at most {still:.1g} in any unit): timm's initialization makes Q and K so small that the "
         f"attention is uniform. After training (`{result['run']}`, {result['photos']} {result['split']} photos), its "
         f"standard deviation over the channels is {min(channels):.3f} to {max(channels):.3f}, depending on the unit, "
         f"and over the photos {min(photos):.4f} to {max(photos):.4f}."

@@ -72,7 +72,7 @@ def table_3(comparison: Comparison, counts: Mapping[str, Any], quick: bool = Fal
 
 
 def macs_text(count: Mapping[str, Any]) -> str:
-    """Multiply-adds of a model in G as text: those spent and, where it has more, those as written in the paper."""
+    """Multiply-adds of a model in G as text: those spent and, if there are more, those as written in the paper."""
     plain, spent = f"{count['macs'] / 1e9:.2f}", f"{count['macs_spent'] / 1e9:.2f}"
     return spent if plain == spent else f"{spent} ({plain} as written)"
 
@@ -88,7 +88,7 @@ def interval_text(value: tuple[float, float, float]) -> str:
 
 
 def limits(comparison: Comparison, quick: bool = False) -> str:
-    """Describes the data set and the training, and says how far the accuracies can be compared."""
+    """Describes the data set and the training, and how far the accuracies can be compared."""
     sizes = [sum(row["split"] == split for row in comparison.images) for split in ("train", "validation", "test")]
     runs = [run for runs in comparison.runs.values() for run in runs]
     epochs = sorted({len(run.epochs) for run in runs})

@@ -1,4 +1,4 @@
-"""Counts: operators that fvcore ignores are counted or named, and the formulas agree with live modules."""
+"""Counts: operators that fvcore ignores are counted or reported, and the formulas agree with the modules."""
 
 import subprocess
 import sys
@@ -210,9 +210,9 @@ def test_formula_of_the_streamed_forms_equals_what_they_run(path):
     unit, x = ChannelAttention2d(16, 32, groups=4), torch.randn(1, 16, 6, 5)
     weights = (unit.query.weight, unit.key.weight, unit.value.weight)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        channel_attend._init_fn(x, *weights, 4, path)  # the operator's body: no counter looks into an operator
+        channel_attend._init_fn(x, *weights, 4, path)  # the operator's body: counters do not look into operators
     parts = attention_path.channel_attention_macs(16, 32, 4, 6, 5, path)
     beyond = (
         parts["output"] + parts["weighting"]
-    )  # the projection O is outside, and torch counts no matrix times vector
+    )  # the projection O is outside, and torch does not count matrix-vector products
     assert counter.get_total_flops() // 2 == sum(parts.values()) - beyond

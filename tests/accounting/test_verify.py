@@ -25,7 +25,7 @@ def stated():
 
 @pytest.fixture
 def counted(monkeypatch, stated):
-    """Replaces ten seconds of counting, which other tests cover, by the committed counts."""
+    """Replaces ten seconds of counting, which other tests cover, with the committed counts."""
     from timm_landmark.accounting import units as paper_counts
 
     value = copy.deepcopy(stated)

@@ -30,7 +30,7 @@ def paper():
 
 
 def saved(name, out_chs):
-    """Parameters and MACs at 64 pixels that a variant's unit saves of the paper's: closed formulas."""
+    """Closed formulas: parameters and MACs that a variant's unit saves at 64 pixels, relative to the paper's."""
     c, area = out_chs // 64, SIDES[out_chs] ** 2
     grouped, softmax = out_chs * c, out_chs * out_chs * (area + 1)
     return {
@@ -123,7 +123,7 @@ def inputs(batch=3, in_chs=8, out_chs=16, side=3, groups=4, dtype=torch.float64)
 
 @pytest.fixture(params=["one block", "rows of an image"])
 def blocks(request, monkeypatch):
-    """Everything at once, or blocks that cut an image: 5 rows of 16 logits, or one group's 4."""
+    """Everything in one block, or blocks that divide an image: 5 rows of 16 logits, or the 4 rows of one group."""
     if request.param != "one block":
         monkeypatch.setattr(cosine_attention, "BLOCK_ELEMENTS", 80)
 
@@ -133,7 +133,7 @@ def test_streamed_cosine_attention_equals_the_plain_form(path, blocks):
     given = inputs()
     ours, plain = cosine_scale(*given, path), cosine_scale_reference(*given)
     assert torch.allclose(ours, plain, rtol=0, atol=1e-13)
-    assert plain.std(1).min() > 0.01  # no row like another: not equal by being constant
+    assert plain.std(1).min() > 0.01  # the rows differ, so the maps are not equal just because they are constant
     weight = torch.randn_like(plain)
     grads = [torch.autograd.grad((scale * weight).sum(), given[:5]) for scale in (ours, plain)]
     for grad, expected in zip(*grads, strict=True):
@@ -149,7 +149,7 @@ def test_gradients_of_streamed_cosine_attention(path, blocks):
 @pytest.mark.parametrize("path", ["product", "gram"])
 @pytest.mark.parametrize(("in_chs", "out_chs", "side"), [(128, 256, 28), (1024, 2048, 4)])
 def test_streamed_cosine_attention_in_float32(path, in_chs, out_chs, side):
-    """Real sizes, a batch of several blocks at the larger one, the temperature at its limit."""
+    """Real sizes, several blocks per batch at the larger one, and the temperature at its limit."""
     *tensors, _, groups = inputs(2, in_chs, out_chs, side, 32, torch.float32)
     t = torch.tensor(cosine_attention.LIMIT, requires_grad=True)
     exact = [tensor.detach().double().requires_grad_() for tensor in (*tensors, t)]

@@ -1,4 +1,4 @@
-"""compare.py over the real verbs: runs, skips, resumes, collects without a path, reports."""
+"""compare.py with the real verbs: it runs, skips, resumes, collects results without paths, and reports."""
 
 import json
 import os
@@ -20,7 +20,7 @@ VARIANT = "resneat50_scale1_shuffle"  # of ablations.py, unknown to the package'
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Two tiny models of timm's, one seed, one epoch at 32 pixels: the whole path once."""
+    """Runs the whole pipeline once: two tiny timm models, one seed, one epoch at 32 pixels."""
     folder = tmp_path_factory.mktemp("compare")
     data = make_data(folder / "data")
     assert compare_py(folder, data) == 0
@@ -88,7 +88,7 @@ def test_a_variant_is_trained_and_evaluated_by_the_same_command(tmp_path):
 
 @pytest.mark.full
 def test_a_set_in_shards_given_by_a_command(tmp_path):
-    """A run does not remember a command, so every verb is given it."""
+    """A run does not store the command, so it is passed to every verb."""
     data = pack(make_data(tmp_path / "data"), tmp_path / "shards")
     assert compare_py(tmp_path, f"pipe:cat {data}", models=MODELS[:1]) == 0, (tmp_path / "log.txt").read_text()
     assert list(comparison.load(tmp_path / "out" / "results").runs) == MODELS[:1]
@@ -110,7 +110,7 @@ def test_finished_runs_are_skipped_and_a_begun_one_goes_on(out):
     assert compare_py(out, out / "data") == 0
     log = (out / "log.txt").read_text()
     assert "[1/2] test_resnet-s0: already finished" in log
-    assert "test_vit2-s0 is finished: 1 epoch" in log  # trained no second time
+    assert "test_vit2-s0 is finished: 1 epoch" in log  # not trained again
     assert (runs / "test_resnet-s0" / "run.json").stat().st_mtime_ns == before
     assert list(comparison.load(out / "out" / "results").runs) == MODELS
 
@@ -154,7 +154,7 @@ def test_a_run_on_other_images_is_left_out(name, old, new, out, tmp_path, capsys
 
 
 def test_the_same_images_under_another_digest_stand_beside_each_other(out, tmp_path, capsys):
-    """As with results committed before, or photos packed anew: what is recorded there stays as it is."""
+    """As with earlier results, or photos that were packed again: the existing record of the data set is kept."""
     results, runs = tmp_path / "results", tmp_path / "runs"
     shutil.copytree(out / "out" / "results", results)
     shutil.copytree(out / "out" / "runs", runs)
@@ -217,7 +217,7 @@ def test_quick_covers_the_seven_and_every_split():
     plan = compare._plan(args)
     assert plan.models == comparison.claims.SEVEN
     assert [folder.name for *_, folder in plan.runs][-1] == "resneat50-s0"
-    assert int(plan.options[plan.options.index("--img-size") + 1]) >= 75  # Inception takes no less
+    assert int(plan.options[plan.options.index("--img-size") + 1]) >= 75  # the minimum for Inception
 
 
 def test_paths_are_cut_everywhere():

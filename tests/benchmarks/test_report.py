@@ -179,7 +179,7 @@ def test_speed_tables_show_losses_as_wins(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "SPEED", tmp_path / "speed.json")
     report.SPEED.write_text(json.dumps(speed_file()))
     runs = report.stated_runs()
-    assert list(runs["speed"].values()) == [0.9, 0.7]  # memory is not speed
+    assert list(runs["speed"].values()) == [0.9, 0.7]  # memory is not a speed
     blocks = report.blocks(runs)
     pair = "| `resneat50` | `resnext50_32x4d` |"
     assert f"{pair} inference, 224 pixels, batch 8 | 0.90 [0.80, 1.00] |" in blocks["speed"]

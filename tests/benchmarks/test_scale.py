@@ -38,11 +38,11 @@ def test_untrained_units_weigh_nothing_and_larger_projections_do(batches):
     after = scale.scale_statistics(net, batches, training=True)
     assert all(row["over_channels"] > 0.01 and row["over_photos"] > 0.01 for row in after)
     assert all(new["logits"] > 1e4 * old["logits"] for old, new in zip(before, after, strict=True))
-    assert net.training  # as it was given
+    assert net.training  # the mode is restored
 
 
 def test_before_training_the_maps_do_not_fade(batches):
-    """The running statistics of a network that saw no photo are no one's: with them the maps differ in every block."""
+    """The running statistics of an untrained network do not match its maps, which would fade from block to block."""
     torch.manual_seed(0)
     net = timm.create_model("resneat50", num_classes=5).eval()
     batch, running = (scale.scale_statistics(net, batches, training=training) for training in (True, False))

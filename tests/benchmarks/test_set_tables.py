@@ -71,7 +71,7 @@ def test_seeds_of_each_model_are_counted(tmp_path):
 
 @pytest.fixture
 def ablated(tmp_path):
-    """Paper's unit 50 %, cosine 60, Scale = 1 55, dense 70 on test; on validation Scale = 1 is best but for dense."""
+    """Test top-1: paper's unit 50 %, cosine 60, Scale = 1 55, dense 70; on validation only dense beats Scale = 1."""
     top1 = {"resneat50": 0.5, "resnext50_32x4d": 0.62, "resneat50_cosine": 0.6, "resneat50_scale1": 0.55}
     folder = make_comparison(tmp_path / "c", top1 | {"resneat50_dense": 0.7}, n=400, seeds=(0, 1, 2))
     for model, value in (
@@ -85,7 +85,7 @@ def ablated(tmp_path):
 
 
 def test_the_choice_is_made_on_validation_with_seed_0(ablated):
-    assert chosen(comparison.load(ablated)) == "resneat50_scale1"  # dense has more parameters, epoch 1 does not count
+    assert chosen(comparison.load(ablated)) == "resneat50_scale1"  # dense has more parameters; epoch 1 does not count
     set_curve(ablated / "resneat50_cosine-s1", [99] * 4)
     assert chosen(comparison.load(ablated)) == "resneat50_scale1"
     set_curve(ablated / "resneat50_cosine-s0", [0, 62, 62, 62])

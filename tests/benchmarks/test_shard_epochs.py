@@ -1,4 +1,4 @@
-"""What timm's reader repeats and leaves out is counted as it comes, also with real processes."""
+"""Counts of the images that timm's reader repeats and leaves out, also with real processes."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_process_fills_its_last_batches_and_validates_exactly(data, workers):
-    whole = max(workers, 1) * BATCH  # every loading process fills its own
+    whole = max(workers, 1) * BATCH  # every loading process fills its own last batch
     assert count_epoch(data, "train", TRAIN, 1, workers) == {"repeated": -TRAIN % whole, "left_out": 0}
     assert count_epoch(data, "validation", VALIDATION, 1, workers) == {"repeated": 0, "left_out": 0}
 

@@ -1,4 +1,4 @@
-"""The timing script: names, merging, refusals; not the timings themselves."""
+"""The timing script: names, merging and errors, but not the timings themselves."""
 
 import json
 from pathlib import Path

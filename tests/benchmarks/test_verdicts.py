@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims: two levels of intervals, one statistic a claim, and what is said in each case."""
+"""Verdicts on the paper's claims: two levels of intervals, one statistic per claim, and the wording in each case."""
 
 import math
 
@@ -19,7 +19,7 @@ def all_models(value, **others):
 
 
 def row(right, n=100, first=0):
-    """Right on ``right`` of n photos, from photo ``first`` on."""
+    """Correct on ``right`` of n photos, starting with photo ``first``."""
     return [(i - first) % n < right for i in range(n)]
 
 
@@ -79,7 +79,7 @@ def test_seeds_that_disagree_leave_the_method_open():
         ((-0.03, -0.01), (-0.05, -0.01), 3, "does not hold"),
         ((-0.03, -0.01), (-0.05, 0.01), 3, "does not hold in these runs"),
         ((-0.03, -0.01), None, 1, "does not hold in this run (one seed)"),
-        ((-0.01, 0.03), (0.001, 0.019), 3, "not decidable here (n = 50, interval -1.0 to +3.0)"),  # the photos' is wide
+        ((-0.01, 0.03), (0.001, 0.019), 3, "not decidable here (n = 50, interval -1.0 to +3.0)"),  # wide for photos
         ((0.0, 0.03), None, 1, "not decidable here (n = 50, interval +0.0 to +3.0)"),
     ],
 )
@@ -126,7 +126,7 @@ def test_clear_differences_hold_for_this_run_only_or_not_at_all(tmp_path):
 def test_the_interval_is_the_only_test_of_claim_5(tmp_path):
     shown = verdicts(tmp_path, all_models(0.6, inception_resnet_pa=0.58), n=448)
     assert "McNemar" not in str(shown)
-    assert shown[5].verdict.startswith(claims.DOES_NOT_HOLD)  # 9 photos less, the others alike
+    assert shown[5].verdict.startswith(claims.DOES_NOT_HOLD)  # 9 photos fewer, the others equal
     assert "the paper's +1.7 lies outside the interval for this run" in shown[5].evidence
 
 
@@ -145,7 +145,7 @@ def test_seeds_that_scatter_make_it_true_of_these_runs_only(tmp_path):
 
 
 def test_one_of_eleven_refutes_claim_11_only_where_it_is_sure(tmp_path):
-    """ResNeAt is wrong on 6 photos more than the baseline: below zero at 95 %, not at the level for eleven."""
+    """ResNeAt is wrong on 6 more photos than the baseline: below zero at 95 %, but not at the level for eleven."""
     ranking = dict(zip(SEVEN, (0.6, 0.65, 0.66, 0.65, 0.8, 0.65, 0.594), strict=True))
     shown = verdicts(tmp_path, ranking, n=1000)
     _, high = bootstrap([-1] * 6 + [0] * 994)
@@ -185,7 +185,7 @@ FLAT = (2.0, 1.0, 0.5, 0.25)
 
 
 def test_faster_is_the_area_under_the_curve_and_steadier_the_summed_drops(tmp_path):
-    """PA ends no higher than Inception-Res, but is above it on the way by 10, 11 and 12 points, and never falls."""
+    """PA ends no higher than Inception-Res, but is above it by 10, 11 and 12 points before that, and never drops."""
     pa = [(FLAT, (40 + k, 60 + k, 60 + k, 60 + k)) for k in (0, 1, 2)]
     v2 = [(FLAT, (40, 50, 30, 60)) for _ in range(3)]
     shown = curves(tmp_path, inception_resnet_pa=pa, inception_resnet_v2=v2)

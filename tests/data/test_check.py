@@ -59,8 +59,8 @@ def test_a_missing_and_a_foreign_file_are_named(data):
     (data / "link").symlink_to("nowhere")
     problems = check_dataset(data)
     assert f"{image.relative_to(data).as_posix()}: missing" in problems
-    assert any(problem.startswith("train/0000/holiday.jpg: foreign") for problem in problems)
-    assert any(problem.startswith("link: foreign") for problem in problems)
+    assert any(problem.startswith("train/0000/holiday.jpg: unexpected") for problem in problems)
+    assert any(problem.startswith("link: unexpected") for problem in problems)
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "classes.csv", "rejects.csv", "sha256sums.txt", "class_map.txt"])

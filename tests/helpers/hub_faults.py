@@ -26,7 +26,7 @@ DOWNLOADS = ("cut", "wrong length", "truncated", "garbage")
 
 
 class Planted:
-    """Unpickled by anyone, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self):
         return open, (str(SCRATCH / "pickle-was-run"), "w")
@@ -42,7 +42,7 @@ def main() -> None:
         results = run(hub)
     from huggingface_hub.utils import close_session
 
-    close_session()  # or an open connection would still be served
+    close_session()  # otherwise an open connection would still be served
     results["loopback down"] = attempt(lambda: pull("org/m", "down"), "down")
     print(json.dumps(results))
 

@@ -1,4 +1,4 @@
-"""Run in fresh processes by test_hub_pull.py: one way of pulling after another; prints way -> "equal" or what is wrong.
+"""Run in new processes by test_hub_pull.py: tries ways of loading; prints way -> "equal" or what is wrong.
 
 Usage: hub_pulls.py FOLDER PUBLISHED CACHE WAY ...
 """
@@ -24,11 +24,11 @@ CONV, HEAD = "conv1.weight", ("fc.weight", "fc.bias")
 
 
 def build(name: str = "resneat50", **arguments):
-    return timm.create_model(name, pretrained=True, **arguments).eval()  # a forward pass must not move the statistics
+    return timm.create_model(name, pretrained=True, **arguments).eval()  # a forward pass must not change the statistics
 
 
 def compare(model, stored=STORED, but: tuple[str, ...] = ()) -> str:
-    """Bit-equal tensors, all but those named."""
+    """Compares all tensors bit by bit, except those in ``but``."""
     own = model.state_dict()
     if set(own) - set(but) != set(stored) - set(but):
         return f"other names: {set(own) ^ set(stored)}"

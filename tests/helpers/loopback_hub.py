@@ -1,7 +1,7 @@
 """A Hugging Face Hub on the loopback interface, for tests: repositories held in memory, and faults on demand.
 
-It speaks what huggingface_hub asks for: HEAD and GET of ``/ORG/NAME/resolve/REVISION/FILE`` (with ranges), model and
-tree information, and the routes of an upload (create, branch, preupload, commit). Use::
+It supports the requests of huggingface_hub: HEAD and GET of ``/ORG/NAME/resolve/REVISION/FILE`` (with ranges), model
+and tree information, and the routes of an upload (create, branch, preupload, commit). Use::
 
     with LoopbackHub() as hub:
         commit = hub.add("org/name", folder)
@@ -52,7 +52,7 @@ class Repo:
 
 
 class LoopbackHub:
-    """The server; a context manager. ``requests`` lists (method, path) of all it was asked."""
+    """The server; a context manager. ``requests`` lists (method, path) of all requests."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -79,11 +79,11 @@ class LoopbackHub:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT is to be."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def env(self, cache: Path, token: str | None = None, **more: str) -> dict[str, str]:
-        """The environment of a process that is to know this Hub only, with ``cache`` for all that it keeps."""
+        """The environment for a process that uses only this Hub, with ``cache`` as its cache."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             inherited.pop(name, None)
@@ -115,7 +115,7 @@ class LoopbackHub:
 
         Args:
             kind: A status (401, 403, 404, 429, 500, 503), or of a download: ``"cut"`` (the connection ends half way,
-                and at once whenever it is taken up again), ``"wrong length"`` (the body is not as long as HEAD said),
+                and immediately whenever it is resumed), ``"wrong length"`` (the body is not as long as HEAD stated),
                 ``"truncated"`` (all lengths agree on half of the file), ``"garbage"`` (right length, other bytes).
             file: Only for this file of a repository; None for every request.
             times: How often; None for always, until ``heal``.
@@ -123,7 +123,7 @@ class LoopbackHub:
         self.faults.append((kind, file, times))
 
     def heal(self) -> None:
-        """Takes all faults away."""
+        """Removes all faults."""
         self.faults.clear()
 
     def fault_for(self, method: str, path: str) -> int | str | None:

@@ -1,4 +1,4 @@
-"""The two networks as cases of one contract, and the means to compare them: used by the test_model_contract files."""
+"""The two networks as cases of the model contract, and helpers to compare models, for the test_model_contract files."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Case:
-    """One network: its name, the timm model it is made from, a small image, and what feature_info must say."""
+    """One network: its name, the timm model it is based on (``twin``), a small image, and the expected feature_info."""
 
     name: str
     twin: str
@@ -31,7 +31,7 @@ class Case:
         return timm.create_model(self.name, **dict(dict(num_classes=CLASSES), **kwargs))
 
     def small(self, **kwargs) -> nn.Module:
-        """The network with fewer blocks of each kind, for what costs minutes on the whole one."""
+        """The network with fewer blocks of each kind, for tests that would take minutes on the whole one."""
         if self == RESNEAT:
             return self.create(layers=(1, 1, 1, 1), **kwargs)
         model = self.create(**kwargs)
@@ -74,8 +74,9 @@ PA = Case(
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """Gives every BatchNorm random weights and statistics, as after training; returns the model in eval mode.
 
-    A fresh ResNeAt starts its units at zero (zero_init_last), and timm's fan-out rule leaves grouped convolutions so
-    small that every scale is 0.5: what the units compute would go unseen. So theirs follow fan-in, the values more.
+    A new ResNeAt starts its units at zero (zero_init_last), and timm's fan-out rule makes the weights of grouped
+    convolutions so small that every scale is 0.5. Errors in the units would then go unnoticed, so their weights follow
+    fan-in here, and those of the values are even larger.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -94,7 +95,7 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-    """Equal up to ``tolerance`` of the largest expected value, which must not be a constant picture of nothing."""
+    """Asserts equality up to ``tolerance`` of the largest expected value; the expected values must not be constant."""
     assert actual.shape == expected.shape
     actual, expected = actual.detach().double(), expected.detach().double()
     assert expected.isfinite().all()
@@ -104,7 +105,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, tolerance: float =
 
 
 def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
-    """Gradients of a loss that no output leaves out; ``run`` is what is called (the model by default)."""
+    """Gradients of a loss that depends on every output; ``run`` is called (by default the model)."""
     model.zero_grad()
     output = (model if run is None else run)(images)  # a compiled module has no truth value
     output = output if isinstance(output, (list, tuple)) else [output]
@@ -117,9 +118,9 @@ def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, tor
 def assert_same_gradients(
     actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-3
 ) -> None:
-    """The same parameters, each gradient equal up to ``tolerance`` of the norm of the expected one."""
+    """Asserts equal parameter names, and gradients equal up to ``tolerance`` of the norm of the expected one."""
     assert actual.keys() == expected.keys()
-    floor = 1e-6 * max(gradient.norm() for gradient in expected.values())  # a gradient of rounding errors only
+    floor = 1e-6 * max(gradient.norm() for gradient in expected.values())  # for gradients that are only rounding errors
     for name, gradient in expected.items():
         difference = (actual[name] - gradient).norm()
         assert difference <= tolerance * gradient.norm() + floor, f"{name}: off by {difference / gradient.norm():.1e}"

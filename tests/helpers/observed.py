@@ -1,8 +1,8 @@
-"""Runs ``timm-landmark`` and notes, in each process, the rate of every update, the first gradients, the last weights.
+"""Runs ``timm-landmark`` and records, in each process, the rate of every update, the first gradients and last weights.
 
     python observed.py FOLDER train MODEL --data ...       # writes FOLDER/rank-0.pt, ...
 
-torch's SyncBatchNorm has no form for CPUs; ``--sync-bn`` gives the BatchNorm of this file.
+torch's SyncBatchNorm does not support CPUs; ``--sync-bn`` uses the BatchNorm in this file.
 """
 
 import os
@@ -58,7 +58,7 @@ def reduced(module):
 
 
 class Notes:
-    """What the updates of the last optimizer saw."""
+    """Records of the updates of the last optimizer."""
 
     optimizer = None
 

@@ -18,9 +18,9 @@ def make_comparison(folder, top1, n=200, seeds=(0,), epochs=4):
     """Writes a comparison in which ``top1[model]`` of the n test images are right; curves rise to it.
 
     Args:
-        folder: Where to.
-        top1: Model -> fraction right, or a list with one fraction a seed. Images are right from the first on, so that a
-            better model is right wherever a worse one is.
+        folder: Folder to write.
+        top1: Model -> fraction right, or a list with one fraction per seed. Images are right from the first on, so that
+            a better model is right wherever a worse one is.
         n: Test images.
         seeds: Seeds of every model.
         epochs: Epochs of every run.

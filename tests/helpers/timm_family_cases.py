@@ -1,7 +1,7 @@
-"""Those of timm's own tests that select models by family or by name, called for this package's networks.
+"""Runs timm's own tests that select models by family or by name on this package's networks.
 
-Not collected by itself: tests/test_timm_suite.py hands it to pytest beside timm's tests/test_models.py, whose folder's
-parent must be on the path.
+Not collected by itself: tests/models/test_timm_suite.py passes it to pytest. The folder that contains timm's
+tests/test_models.py must be importable as ``tests``, so its parent must be on the path.
 """
 
 import importlib
@@ -11,11 +11,11 @@ import pytest
 suite = importlib.import_module("tests.test_models")  # timm's
 
 NAMES = ("resneat50", "resneat101", "inception_resnet_pa")
-ANY_SIZE = ("resneat50", "resneat101")  # these tests feed 64 pixels, which unpadded convolutions do not take
+ANY_SIZE = ("resneat50", "resneat101")  # these tests use 64 pixels, which is too small for unpadded convolutions
 
 
 def of_timm(name: str):
-    """A test function of timm, or a skip where this version has no such test."""
+    """A test function of timm; skips if this version has no such test."""
     if not hasattr(suite, name):
         pytest.skip(f"this timm's suite has no {name}")
     return getattr(suite, name)
@@ -53,5 +53,5 @@ def test_model_of_any_size(test, arguments, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_tensors(name):
-    """Weights, inputs and outputs from the Hub: what was computed when they were frozen is computed again."""
+    """Weights, inputs and outputs from the Hub: the model gives the same outputs as when they were frozen."""
     of_timm("test_model_inference")(f"{name}.gld_1k", 1)

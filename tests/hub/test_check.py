@@ -51,7 +51,7 @@ def test_missing_and_foreign_files(folder, no_process):
     (folder / "summary.csv").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
     problems = "\n".join(check_model(str(folder)))
-    assert "summary.csv: missing" in problems and "pytorch_model.bin: foreign" in problems
+    assert "summary.csv: missing" in problems and "pytorch_model.bin: unexpected" in problems
     (folder / "sha256sums.txt").unlink()
     assert "sha256sums.txt is missing" in check_model(str(folder))[0]
 

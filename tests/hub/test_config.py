@@ -120,7 +120,7 @@ def test_what_is_no_configuration(folder, capsys, content):
     ],
 )
 def test_what_the_model_itself_refuses(folder, capsys, place, value, says):
-    """Found when the model is built and sees a blank image."""
+    """These problems are found when the model is built and run on a blank image."""
     edit(folder, place, value)
     photo = folder.parent / "photo.png"
     Image.new("RGB", (90, 70), "teal").save(photo)

@@ -1,4 +1,4 @@
-"""``export``: a folder that timm loads bit-equal, whose card says what the run's files say, or nothing at all."""
+"""``export``: a folder that timm loads bit-equal and whose card agrees with the run's files, or no folder."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_config_says_how_the_run_was_trained(folder):
 
 
 def test_defaults_of_the_architecture_do_not_leak_into_the_config(tmp_path):
-    """timm's resnet50 is tested at 288 and 0.95: not how this run was validated."""
+    """timm's resnet50 is tested at 288 pixels and a crop of 0.95; this run was validated differently."""
     run = make_run(tmp_path / "run", model="resnet26t", size=64)
     cfg = read_config(export(run, tmp_path / "f")).pretrained
     assert "test_input_size" not in cfg and "test_crop_pct" not in cfg and cfg["input_size"] == [3, 64, 64]
@@ -209,7 +209,7 @@ def test_every_snippet_of_the_card_runs_in_fresh_processes(folder, tmp_path):
                 assert "2048" in child.stdout and "# (1, 2048)" in snippet
 
 
-@pytest.mark.full  # the small dose is in test_end_to_end.py
+@pytest.mark.full  # a quick version is in test_end_to_end.py
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_agrees_in_onnxruntime_at_any_batch(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
@@ -313,7 +313,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path):
 
 
 def test_args_of_the_model_travel(run, folder):
-    """A model that was built with arguments is built with them again."""
+    """A model that was created with arguments is created with the same arguments again."""
     assert yaml.safe_load((run / "args.yaml").read_text())["model_kwargs"] == TINY
     assert json.loads((folder / "config.json").read_text())["model_args"]["layers"] == TINY["layers"]
     assert asdict(read_config(folder))["architecture"] == "resneat50"

@@ -1,4 +1,4 @@
-"""``export --overwrite``: replaces an exported model and nothing else, and a kill at any moment loses none."""
+"""``export --overwrite``: replaces an exported model and nothing else, and a kill at any moment loses no model."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Loading from a loopback Hub in new processes: every way of timm gives bit-equal tensors, also offline."""
+"""Loading from a loopback Hub in new processes: all of timm's ways give bit-equal tensors, also offline."""
 
 import json
 import subprocess

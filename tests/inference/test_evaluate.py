@@ -1,4 +1,4 @@
-"""Figures of merit against independent computations, and the verb that writes them."""
+"""Metrics compared with independent computations, and the verb that writes them."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def test_wilson_of_nothing_is_everything():
 
 
 def slow_gap(confidences, correct, ids):
-    """The definition, read aloud."""
+    """The definition, written out."""
     ranked = sorted(zip(confidences, ids, correct, strict=True), key=lambda row: (-row[0], row[1]))
     total = 0.0
     for i, (_, _, relevant) in enumerate(ranked, start=1):
@@ -167,7 +167,7 @@ def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
     assert evaluation["test"]["top1"]["correct"] == sum(row["class"] == row["prediction"] for row in rows)
     model, folders = load_run_model(load_run(run)), [row.folder for row in read_rows(data, ClassRow)]
     transform = timm.data.create_transform((3, 32, 32), interpolation="bilinear", crop_pct=0.875)
-    for row in rows[::5]:  # each by itself
+    for row in rows[::5]:  # one at a time
         path = files[row["image_id"]]
         assert row["class"] == path.parent.name
         with torch.no_grad():
@@ -178,7 +178,7 @@ def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
 
 
 def test_kept_logits_and_features_reproduce_the_answers(run):
-    """What is kept is of the pass that gave the predictions, in float16, and pooled features give the logits again."""
+    """They come from the pass that made the predictions, in float16, and the pooled features reproduce the logits."""
     result = evaluate(run, "--split", "validation", "-b", 4, "--keep-features")["validation"]
     assert [file.name for file in run.glob("features-*")] == ["features-validation.npz"]
     with np.load(run / "features-validation.npz") as kept:
@@ -223,7 +223,7 @@ def test_class_names_do_nothing_in_a_terminal(run, data, tmp_path, capsys):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_answers_that_are_no_numbers_are_an_error(run, value):
-    """NaN in one class's weights once gave exit 0, a top-1 and a GAP."""
+    """With NaN in the weights of a class, evaluate once exited with 0 and printed a top-1 and a GAP."""
     before = read_run_info(run)
     checkpoint = load_run(run).checkpoint
     state = torch.load(checkpoint, weights_only=False)

@@ -1,4 +1,4 @@
-"""The gallery's page, read back: self-contained, escaped, right about right and wrong."""
+"""The page of the gallery: self-contained, escaped, and correct about which answers are right and wrong."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Names for photos: probabilities as timm's own inference has them, every format, bad photos, hostile names."""
+"""Predictions: the same probabilities as timm's own inference, every format, bad photos, hostile names."""
 
 import csv
 import io
@@ -112,7 +112,7 @@ def test_probabilities_are_those_of_inference_py(data, tmp_path):
 
 
 def test_a_photo_that_is_not_square_is_squashed_and_not_cropped(namer, tmp_path):
-    """Left red, right blue: a centre crop of the ratio would lose both ends, the squash keeps them."""
+    """Left red, right blue: a centre crop would lose both ends, squashing keeps them."""
     wide = Image.new("RGB", (600, 100), "lime")
     wide.paste("red", (0, 0, 120, 100))
     wide.paste("blue", (480, 0, 600, 100))
@@ -133,7 +133,7 @@ def test_every_format_of_prepare_by_its_bytes_and_upright(namer, tmp_path):
     for name, form in [("a.png", "PNG"), ("b.webp", "WEBP"), ("c.bmp", "BMP"), ("d.tif", "TIFF"), ("e.jpg", "PNG")]:
         image.save(tmp_path / name, form, **({"lossless": True} if form == "WEBP" else {}))
     turned = Image.Exif()
-    turned[0x0112] = 6  # stored lying on its side
+    turned[0x0112] = 6  # stored rotated by 90 degrees
     image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "f.png", exif=turned)
     answers = list(name_photos(namer, find_photos([tmp_path]), top=3))
     assert [answer.photo.problem for answer in answers] == [None] * 6
@@ -210,7 +210,7 @@ def test_an_exported_folder_answers_as_its_run(data, run, namer, tmp_path):
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_answers_that_are_no_numbers_are_an_error(data, tmp_path, capsys, form):
-    """NaN in one class's weights once gave exit 0, "nan %", JSON that no reader takes, and a page that judged it."""
+    """NaN in one class's weights once gave exit code 0, "nan %", invalid JSON, and a page that judged the answers."""
     run = make_run(tmp_path / "run", data=data, model="test_resnet")
     checkpoint = load_run(run).checkpoint
     state = torch.load(checkpoint, weights_only=False)
@@ -262,7 +262,7 @@ print(peaks[1] - peaks[0])
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_does_not_depend_on_the_size_of_square_photos(tmp_path):
-    """Forty of 12 MB each, of which two are decoded at a time: once all of them were held until their batch."""
+    """Forty of 12 MB each, decoded two at a time; once, all of them were kept until their batch was complete."""
     Image.new("RGB", (2000, 2000), "teal").save(tmp_path / "0.jpg")
     for number in range(1, 40):
         (tmp_path / f"{number}.jpg").hardlink_to(tmp_path / "0.jpg")
@@ -290,7 +290,7 @@ def test_truth_is_known_in_a_prepared_split_only(data, namer, tmp_path):
 
 
 def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
-    """However slow the reader of the answers, no more than the look-ahead is decoded."""
+    """However slowly the answers are consumed, no more than the look-ahead is decoded."""
     lock, decoded = threading.Lock(), []
 
     def slow(path, transform, thumbnail):

@@ -1,4 +1,4 @@
-"""The attention unit: every path against the plain reference."""
+"""The attention unit: every path compared with the plain reference."""
 
 import copy
 from contextlib import nullcontext
@@ -85,7 +85,7 @@ def test_lower_precision_stays_near_float64(path: str, size: float, dtype: torch
     """Also with activations a hundred times larger: finite, and as exact as the inputs' own rounding allows.
 
     In bfloat16 the products' factors are rounded too: logits up to about 20 here, so their rounding shows in softmax.
-    Logits of 1e5 choose one key; rounded, they may choose its neighbour.
+    Logits of 1e5 select a single key; after rounding, they may select its neighbour.
     """
     shape = (2, 32, 64, 8, 7, 7)
     inputs = make(shape, dtype, size)
@@ -136,7 +136,7 @@ def test_bfloat16_on_activations_of_a_network(path: str, sides: tuple[int, int])
 
 @pytest.mark.parametrize("training", [True, False])
 def test_bfloat16_output_folds_as_batchnorm_in_float32(training: bool) -> None:
-    """Under autocast: as near to float64 as convolution and BatchNorm in bfloat16 are, running statistics too."""
+    """Under autocast: as close to float64 as convolution and BatchNorm in bfloat16, also the running statistics."""
     shape = (4, 64, 128, 32, 9, 9)
     x = make(shape)[0].detach().to(torch.bfloat16)
     folded, plain = (unit(shape, torch.float32).train(training) for _ in range(2))
@@ -210,7 +210,7 @@ def test_an_empty_batch_gives_an_empty_answer(path: str) -> None:
 @pytest.mark.parametrize("path", STREAMED)
 @pytest.mark.parametrize("batch", [1, 64])
 def test_buffers_are_no_larger_than_the_work(path: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a block may be of any size, as on a GPU: one image takes a ch x ch map, 64 images not more than theirs."""
+    """With blocks as large as on a GPU: the buffers are no larger than the ch x ch maps of all images."""
     monkeypatch.setitem(streamed_attention.BLOCK_ELEMENTS, "cpu", streamed_attention.BLOCK_ELEMENTS["other"])
     blocks = streamed_attention._Blocks(torch.zeros(batch, 8, 25), 16, 4, path, buffers=2)
     assert blocks.buffers.shape[1] <= batch * 16 * 16
@@ -232,7 +232,7 @@ def test_a_second_derivative_is_refused_by_name() -> None:
 
 
 def test_the_streamed_unit_keeps_no_map() -> None:
-    """Peak of what one call allocates: a block, a quarter of this batch's ch x ch map."""
+    """Peak memory of one call: a block, which is a quarter of this batch's ch x ch maps."""
     batch, in_chs, out_chs = 32, 256, 512
     x = torch.randn(batch, in_chs, 3, 3)
     weights = [torch.randn(out_chs, in_chs // 32, 1, 1) for _ in "qkv"]
@@ -274,7 +274,7 @@ def test_an_unknown_path_is_refused_and_the_choice_stays() -> None:
 
 
 def unit(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> ChannelAttention2d:
-    """A unit whose BatchNorm has weights and running statistics of its own."""
+    """A unit whose BatchNorm has random weights and running statistics."""
     torch.manual_seed(0)
     module = ChannelAttention2d(shape[1], shape[2], groups=shape[3]).to(dtype)
     for tensor in (module.norm.weight, module.norm.bias, module.norm.running_mean, module.norm.running_var):
@@ -285,7 +285,7 @@ def unit(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> ChannelA
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(2, 8, 16, 4, 3, 5), (1, 12, 36, 1, 4, 4), (3, 64, 64, 32, 2, 1)])
 def test_folded_output_is_batchnorm_and_scale(shape: tuple[int, ...], training: bool) -> None:
-    """Values, gradients of input and parameters, and the running statistics, against convolution and BatchNorm."""
+    """Values, gradients of input and parameters, and running statistics, compared with convolution and BatchNorm."""
     x = make(shape)[0]
     modules = [unit(shape).train(training) for _ in range(2)]
     assert folds_cheaply(shape[1], shape[3], *shape[4:]) == (shape[4] * shape[5] >= shape[1] // shape[3])
@@ -302,7 +302,7 @@ def test_folded_output_is_batchnorm_and_scale(shape: tuple[int, ...], training: 
 
 
 def test_folded_output_survives_a_large_mean_in_float32() -> None:
-    """Variance from the centred input: a mean ten times the deviation costs no more than BatchNorm itself loses."""
+    """Variance from the centred input: with a mean of ten deviations, it loses no more accuracy than BatchNorm does."""
     shape = (4, 16, 32, 4, 8, 8)
     x = make(shape, torch.float32)[0].detach() + 10
     module = unit(shape, torch.float32).train()
@@ -329,7 +329,7 @@ def test_one_value_a_channel_is_refused_in_training() -> None:
 
 
 def losses(path: str | None, dtype: torch.dtype, steps: int) -> list[float]:
-    """Losses of the first training steps of a small ResNeAt under one form, or as chosen."""
+    """Losses of the first training steps of a small ResNeAt on a forced path, or on the chosen ones."""
     torch.manual_seed(0)
     model = (
         timm.create_model("resneat50", num_classes=5, layers=(1, 1, 1, 1), channels=(32, 64, 128, 128))

@@ -1,4 +1,4 @@
-"""What a timm user expects of any timm model, beyond what timm's own suite reaches from outside."""
+"""What a timm user expects of any timm model, beyond what timm's own test suite covers."""
 
 import inspect
 import re
@@ -24,7 +24,7 @@ class ModelContract:
     case: Case
 
     def fresh(self) -> nn.Module:
-        """A network of the test's own, equal to ``shared``."""
+        """A new network, equal to ``shared``, which the test may change."""
         torch.manual_seed(0)
         return lively(self.case.create())
 
@@ -153,7 +153,7 @@ class ModelContract:
         assert shared.feature_info == twin.feature_info
 
     def test_features_only_taps_are_the_twins_places(self, shared):
-        """Every wrapper of timm gives the maps of forward_intermediates; sizes and channels are the twin's."""
+        """Every wrapper of timm gives the maps of forward_intermediates, with the twin's sizes and channels."""
         images = self.case.images()
         twin = timm.create_model(self.case.twin, features_only=True, device="meta")
         sizes = [tap.shape for tap in twin(images.to("meta"))]
@@ -251,7 +251,7 @@ class ModelContract:
         assert max(scales) == 1 and len(scales) > len(self.case.blocks(model)) // 2
 
     def test_serves_as_segmentation_encoder(self):
-        """Called as segmentation libraries call it: five maps that a decoder can join from the deepest up."""
+        """Called as segmentation libraries call it: five maps that a decoder can merge, starting with the deepest."""
         encoder = timm.create_model(
             self.case.name, in_chans=3, pretrained=False, num_classes=0, features_only=True, out_indices=(0, 1, 2, 3, 4)
         ).train()

@@ -11,20 +11,20 @@ WORLD = 2
 
 
 def model_and_images(case: Case):
-    """The same on every process, in training mode; images of shape (WORLD, 2, 3, size, size), one row a process."""
+    """The same on every process, in training mode; images of shape (WORLD, 2, 3, size, size), one row per process."""
     torch.manual_seed(0)
     model = lively(case.small()).train().double()
     return model, case.images(2 * WORLD).double().unflatten(0, (WORLD, 2))
 
 
 def worker(rank: int, folder: Path, cases: tuple[Case, ...]) -> None:
-    """One process of the group: its share forward and backward, the gradients to disk."""
+    """One process of the group: runs forward and backward on its share and saves the gradients."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     for case in cases:
         model, images = model_and_images(case)
         parallel = DistributedDataParallel(model)  # no find_unused_parameters: every parameter takes part
-        found = [gradients(model, images[rank], run=parallel) for _ in range(2)]  # the second finds unused ones
+        found = [gradients(model, images[rank], run=parallel) for _ in range(2)]  # the second finds unused parameters
         torch.save(found[-1], folder / f"{case.name}-{rank}.pt")
     torch.distributed.destroy_process_group()
 

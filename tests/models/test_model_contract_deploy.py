@@ -1,4 +1,4 @@
-"""The networks under what people put models through: compilers, exporters, precisions, processes, copies."""
+"""The networks in deployment: compilers, exporters, precisions, processes, copies."""
 
 import copy
 import io
@@ -19,12 +19,12 @@ TRAINING = pytest.mark.parametrize("training", [pytest.param(False, marks=pytest
 
 
 class DeployContract:
-    """The contract; a subclass names the case. Most run on fewer blocks of each kind, the full dose on all of them."""
+    """The contract; a subclass names the case. Most tests use fewer blocks of each kind, the full ones use all."""
 
     case: Case
 
     def model(self, dose: str = "small") -> nn.Module:
-        """A network in eval mode whose attention matters."""
+        """A network in eval mode whose attention affects the output."""
         return lively(self.case.small() if dose == "small" else self.case.create())
 
     # compilers and exporters
@@ -35,7 +35,7 @@ class DeployContract:
             ("small", "aot_eager", True),
             pytest.param("whole", "aot_eager", False, marks=pytest.mark.full),
             pytest.param("whole", "aot_eager", True, marks=pytest.mark.full),
-            pytest.param("small", "inductor", False, marks=pytest.mark.full),  # the whole one compiles for minutes
+            pytest.param("small", "inductor", False, marks=pytest.mark.full),  # takes minutes to compile
             pytest.param("small", "inductor", True, marks=pytest.mark.full),
         ],
     )
@@ -88,7 +88,7 @@ class DeployContract:
                 assert_same(torch.from_numpy(logits), model(images), 1e-3)
 
     def test_fx_keeps_numbers_and_gradients(self):
-        """Traced as timm's own feature extraction traces."""
+        """Traced in the same way as by timm's feature extraction."""
         model, images = self.model().double(), self.case.images().double()
         tracer = dict(
             leaf_modules=timm.models.get_notrace_modules(),
@@ -115,7 +115,7 @@ class DeployContract:
     # devices, precisions, layouts
 
     def test_meta_device(self):
-        """Made without memory, shapes known; then filled with the weights of a real one."""
+        """Created without memory but with shapes, then filled with the weights of a real network."""
         with torch.device("meta"):
             by_context = self.case.create()
         model = self.case.create(device="meta")
@@ -160,7 +160,7 @@ class DeployContract:
         assert features.is_contiguous(memory_format=torch.channels_last), "the layout is kept on the way"
 
     def test_any_image_size(self):
-        """No size is built in: wide, high and odd ones work, each picture as if it were alone."""
+        """No size is hard-coded: wide, tall and odd sizes work, and each image gives the same result as on its own."""
         model, size = self.model(), self.case.size
         for height, width in ((size, size + 40), (size + 33, size + 1)):
             images = torch.randn(2, 3, height, width)

@@ -1,4 +1,4 @@
-"""The two networks against the paper's formulas, written out by hand, and against the timm models they come from."""
+"""Compares the networks with the paper's formulas, written out by hand, and with the timm models they are based on."""
 
 import copy
 
@@ -14,7 +14,7 @@ from timm_landmark.models.inception_resnet_pa import PreActResidual, ResidualRun
 
 
 def batch_norm(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
-    """BatchNorm without the module's own forward; leaves its statistics alone."""
+    """BatchNorm without the module's own forward; does not change its statistics."""
     if norm.training:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -29,7 +29,7 @@ def shapes(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, tuple[i
 
 
 def resneat_parameters(layers: tuple[int, ...], classes: int, groups: int = 32) -> int:
-    """Parameters of Table 1's last column, counted on paper: convolutions without bias, two numbers a BatchNorm."""
+    """Parameters of Table 1's last column, counted by hand: convolutions without bias, two numbers per BatchNorm."""
     total, chs = 3 * 64 * 49 + 2 * 64, 64
     for stage, blocks in enumerate(layers):
         width, out = 128 * 2**stage, 256 * 2**stage
@@ -65,7 +65,7 @@ def test_inception_resnet_pa_parameter_count():
 
 
 def test_resneat_names_are_the_hosts():
-    """conv1, bn1, conv2, bn2, downsample and fc load from resnext50_32x4d; attn stands for conv3 and bn3."""
+    """conv1, bn1, conv2, bn2, downsample and fc load from resnext50_32x4d; attn replaces conv3 and bn3."""
     model = timm.create_model("resneat50", num_classes=10)
     twin = timm.create_model("resnext50_32x4d", num_classes=10)
     assert shapes(model, without=("attn",)) == shapes(twin, without=("conv3", "bn3"))
@@ -133,12 +133,12 @@ def test_whole_resneat_equals_the_plain_reference(monkeypatch, dtype, tolerance)
     monkeypatch.setattr(ChannelAttention2d, "forward", plain)
     assert_same(logits, model(images), tolerance)
     assert_same_gradients(expected, gradients(model, images), tolerance)
-    if dtype == torch.float64:  # batch statistics of 2x2 maps blow rounding up: in float32 a test of nothing
+    if dtype == torch.float64:  # batch statistics of 2x2 maps amplify rounding errors too much in float32
         assert_same_gradients(expected_in_training, gradients(model.train(), images), tolerance)
 
 
 def test_resneat_attention_decides():
-    """Each of Q, K and V has its say: with another one the logits are others."""
+    """Each of Q, K and V affects the logits."""
     model, images = lively(RESNEAT.create()), RESNEAT.images()
     with torch.no_grad():
         before = model(images)
@@ -198,7 +198,7 @@ def test_dropped_resneat_block_is_its_shortcut():
     assert torch.equal(block(x), F.relu(x))
     block.drop_path.drop_prob = 0.5
     kept = (block(x) != F.relu(x)).flatten(1).any(1)
-    assert 12 < kept.sum() < 52  # a picture at a time, about half of them
+    assert 12 < kept.sum() < 52  # whole images are dropped, about half of them
 
 
 # Inception-Res-PA
@@ -242,7 +242,7 @@ def test_pa_block_is_the_formula(pa_model, path, scale, training):
 
 @pytest.mark.parametrize("path", PA_BLOCKS)
 def test_pa_shortcut_is_the_identity(pa_model, path):
-    """With the last convolution at zero the block is x, bit for bit, and so is its gradient."""
+    """With a zero last convolution, the block and its gradient are the identity, bit for bit."""
     block = copy.deepcopy(pa_model.get_submodule(path)).train()
     nn.init.zeros_(block.conv2d.weight)
     nn.init.zeros_(block.conv2d.bias)
@@ -255,7 +255,7 @@ def test_pa_shortcut_is_the_identity(pa_model, path):
 
 @pytest.mark.parametrize("path", PA_BLOCKS)
 def test_pa_every_convolution_follows_batch_norm_and_relu(pa_model, path):
-    """The order in which a block's leaves run: BN, ReLU, then a convolution; the shared one stands first, once."""
+    """The leaf modules of a block run in the order BN, ReLU, convolution; the shared BN-ReLU comes first, once."""
     block = copy.deepcopy(pa_model.get_submodule(path))
     inputs, produced = {}, {}
     for name, module in block.named_modules():
@@ -275,7 +275,7 @@ def test_pa_every_convolution_follows_batch_norm_and_relu(pa_model, path):
 
 
 def test_pa_runs_are_closed_once(pa_model):
-    """10, 20 and 9 + 1 blocks; BN-ReLU after each run, none between the last two members; norms as the host's."""
+    """10, 20 and 9 + 1 blocks; BN-ReLU after each run, none between the last two members; norms as in timm's model."""
     runs = {name: getattr(pa_model, name) for name in ("repeat", "repeat_1", "repeat_2", "block8")}
     assert all(isinstance(run, ResidualRun) for run in runs.values())
     counts = {name: sum(isinstance(m, PreActResidual) for m in run) for name, run in runs.items()}

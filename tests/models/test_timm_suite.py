@@ -1,7 +1,7 @@
 """timm's own tests/test_models.py on this package's networks, from the sdist of the installed timm, in a fresh process.
 
 Its pretrained tests load from a Hub on the loopback interface that serves seeded weights. TIMM_SDIST may name a local
-copy of the sdist; else pip fetches it once into pytest's cache.
+copy of the sdist; otherwise pip downloads it once into pytest's cache.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ import pytest
 from loopback_hub import LoopbackHub
 
 MODELS = ("resneat50", "resneat101", "inception_resnet_pa")
-# what applies to every network of timm, each of which must run; the pretrained ones are the 4th and 5th
+# tests that apply to every timm model and must all run; the 4th and 5th use pretrained weights
 APPLICABLE = (
     "test_model_forward",
     "test_model_backward",
@@ -35,7 +35,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def sdist(cache: Path) -> Path:
-    """The installed timm's sdist; skips, with pip's words, where it cannot be had."""
+    """The sdist of the installed timm; skips with pip's message if it is not available."""
     if named := os.environ.get("TIMM_SDIST"):
         assert Path(named).is_file(), f"TIMM_SDIST={named}: no such file"
         return Path(named)
@@ -51,7 +51,7 @@ def sdist(cache: Path) -> Path:
 
 @pytest.fixture
 def suite(pytestconfig, tmp_path, tmp_path_factory) -> Path:
-    """A folder with timm's ``tests`` and its pytest settings, and no timm: the installed one is to be tested."""
+    """A folder with timm's ``tests`` and pytest settings, but without timm itself: the installed one is tested."""
     cached = pytestconfig.pluginmanager.hasplugin("cacheprovider")
     folder = pytestconfig.cache.mkdir("timm-sdist") if cached else tmp_path_factory.mktemp("timm-sdist")
     with tarfile.open(sdist(folder)) as archive:
@@ -63,7 +63,7 @@ def suite(pytestconfig, tmp_path, tmp_path_factory) -> Path:
 
 
 def repositories(name: str) -> dict[str, dict[str, bytes]]:
-    """Seeded weights where the pretrained cfg looks for them, and frozen tensors where timm's inference test does."""
+    """Seeded weights where the pretrained cfg points to, and frozen tensors where timm's inference test needs them."""
     import safetensors.torch
     import timm
     import torch
@@ -73,7 +73,7 @@ def repositories(name: str) -> dict[str, dict[str, bytes]]:
     torch.manual_seed(0)
     model = lively(timm.create_model(name))
     with torch.no_grad():
-        model.get_classifier().bias[24] += 100  # that test wants the class of an owl
+        model.get_classifier().bias[24] += 100  # that test expects the class of an owl
     picture = io.BytesIO()
     noise = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8).numpy()
     Image.fromarray(noise).resize((300, 260)).save(picture, "jpeg", quality=95)
@@ -108,7 +108,7 @@ def run(
         backend = {"TORCH_BACKEND": "forced_path", "FORCED_PATH": path} if path else {"TORCH_BACKEND": "timm_landmark"}
         env = hub.env(tmp_path / "hub", PYTHONPATH=f"{suite}{os.pathsep}{HELPERS}", **backend)
         for name in ("GITHUB_ACTIONS", "TORCH_DEVICE", "TIMEOUT", "PYTEST_ADDOPTS"):
-            env.pop(name, None)  # the first takes tests out of timm's suite
+            env.pop(name, None)  # the first one removes tests from timm's suite
         options = ["-c", suite / "pyproject.toml", "-k", " or ".join(models), f"--junitxml={report}"]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def run(
 
 @pytest.mark.parametrize("models", [MODELS[:1], pytest.param(MODELS, marks=pytest.mark.full)], ids=["one", "all"])
 def test_timms_own_suite(suite, models, tmp_path, pytestconfig):
-    """All that applies ran and passed, none skipped."""
+    """All tests that apply ran and passed; none was skipped."""
     outcomes = run(suite, [suite / "tests" / "test_models.py"], models, tmp_path, pytestconfig.getoption("path"))
     others = [f"{name}: {outcome} {message}" for name, (outcome, message) in outcomes.items() if outcome != "passed"]
     print(f"\ntimm {importlib.metadata.version('timm')}: {len(outcomes) - len(others)} passed", *others, sep="\n")
@@ -134,7 +134,7 @@ def test_timms_own_suite(suite, models, tmp_path, pytestconfig):
 
 @pytest.mark.full
 def test_timms_tests_of_its_families(suite, tmp_path, pytestconfig):
-    """Tests that timm runs on models it knows by name, called with ours; an older timm may lack some, and says so."""
+    """Tests that timm runs on models it knows by name, called with ours; tests missing from timm are skipped."""
     outcomes = run(suite, [HELPERS / "timm_family_cases.py"], MODELS, tmp_path, pytestconfig.getoption("path"))
     skips = [f"{name}: {message}" for name, (outcome, message) in outcomes.items() if outcome == "skipped"]
     print(f"\ntimm {importlib.metadata.version('timm')}: {len(outcomes) - len(skips)} passed", *skips, sep="\n")

@@ -1,4 +1,4 @@
-"""Run folders: read them, settle what a kill left, and never run what a pickle asks for."""
+"""Run folders: reading them, repair after a kill, and never running code from a pickle."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def save(run, name, epoch, **more):
 
 
 def make_run(run, accuracies=(50.0, 70.0, 60.0)):
-    """As timm's script leaves it after some epochs, with checkpoint_hist 1."""
+    """A run as timm's script leaves it after some epochs, with checkpoint_hist 1."""
     run.mkdir(exist_ok=True)
     (run / "summary.csv").write_text(HEADER + "".join(line(*row) for row in enumerate(accuracies)))
     best = max(range(len(accuracies)), key=lambda epoch: accuracies[epoch])
@@ -87,7 +87,7 @@ def test_settle_leaves_a_settled_run_alone(tmp_path):
 def test_settle_after_a_row_without_its_checkpoint(tmp_path):
     run = make_run(tmp_path)
     (run / "summary.csv").write_text((run / "summary.csv").read_text() + line(3, 99.0))
-    (run / "tmp.pth.tar").write_bytes((run / "last.pth.tar").read_bytes()[:300])  # torn
+    (run / "tmp.pth.tar").write_bytes((run / "last.pth.tar").read_bytes()[:300])  # truncated
     assert settle(run) == 3
     assert [row["epoch"] for row in read_summary(run)] == [0, 1, 2]
     assert not (run / "tmp.pth.tar").exists()
@@ -216,7 +216,7 @@ def test_load_run_and_its_model(tmp_path):
     run = load_run(tmp_path)
     assert (run.model, run.num_classes, run.input_size) == ("test_resnet", 3, (3, 48, 48))
     assert (run.mean, run.crop_pct, run.interpolation) == ((0.1, 0.2, 0.3), 0.875, "bilinear")
-    assert run.std == tuple(model.default_cfg["std"])  # what the options leave open is the model's own
+    assert run.std == tuple(model.default_cfg["std"])  # values that the options do not set come from the model
     assert run.checkpoint.name == "checkpoint-1.pth.tar"
     assert run.data == tmp_path
     loaded = load_run_model(run)

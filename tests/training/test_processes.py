@@ -93,7 +93,7 @@ def check_gradients(pair, one):
 def observed(tmp_path_factory):
     """A run in which each batch is the whole data set, without augmentation, with BatchNorm over both processes."""
     data = make_data(tmp_path_factory.mktemp("few") / "data", classes=6, images=(2, 4, 2), size=40, contrast=0.3)
-    options = ["--no-aug", "--sync-bn", "--model-kwargs", "zero_init_last=False"]  # or half of the gradients are zero
+    options = ["--no-aug", "--sync-bn", "--model-kwargs", "zero_init_last=False"]  # else half of the gradients are zero
     options += ["--lr", RATE]
     return observe(tmp_path_factory.mktemp("observed"), data, *options)
 

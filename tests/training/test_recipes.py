@@ -73,7 +73,7 @@ def test_every_key_is_known_to_timms_script():
     known = options_of(load_script(train_script()).parser)
     for key, value in recipe().items():
         assert key in known
-        if known[key].type is not None and value is not None:  # YAML values pass the parser's types by
+        if known[key].type is not None and value is not None:  # YAML values bypass the parser's types
             for one in value if isinstance(value, list) else [value]:
                 assert isinstance(one, known[key].type), f"{key}: {value!r} is no {known[key].type.__name__}"
 

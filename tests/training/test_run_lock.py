@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_script(monkeypatch):
-    """The stand-in trains."""
+    """Hides timm's script, so that the stand-in trains."""
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
 
@@ -98,4 +98,4 @@ def test_a_file_system_without_locks(data, tmp_path, monkeypatch, capfd, number)
             train(data, tmp_path / "run", "--epochs", 1)
         return
     assert train(data, tmp_path / "run", "--epochs", 1) == 0
-    assert "its file system cannot lock files; start no second training there" in capfd.readouterr().err
+    assert "cannot be locked by its file system; make sure that no other training uses it" in capfd.readouterr().err

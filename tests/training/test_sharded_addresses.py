@@ -57,7 +57,7 @@ def test_a_command_gives_the_files(shards, trained, trainer, tmp_path):
     run = tmp_path / "run"
     assert train(f"pipe:cat {shards}", run, "--epochs", 1, *trainer) == 0
     assert read_summary(run) == read_summary(trained)[:1]
-    assert load_run(run).data is None  # the command of a run that may come from somebody else
+    assert load_run(run).data is None  # the run, with its command, may come from another user
     assert evaluated(run, "--data", f"pipe:cat {shards}") == evaluated(run, "--data", shards)
     in_the_middle = address.place(f"pipe:sh -c 'cat \"$0\" -' {shards}")  # as the AWS CLI needs the file's name
     assert (in_the_middle / "classes.csv").read_bytes() == (shards / "classes.csv").read_bytes()
@@ -81,5 +81,5 @@ def test_an_address_that_cannot_be_read(data, told, tmp_path, monkeypatch):
 
 def test_folders_at_an_address_are_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(server.handler, "missing", {"_info.json"})
-    with pytest.raises(UserError, match=r"_info\.json is missing; .* holds no shards"):
+    with pytest.raises(UserError, match=r"_info\.json is missing; .* contains no shards"):
         train(server.url, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A prepared data set in shards: trained, evaluated, exported and compared as one in folders."""
+"""A prepared data set in shards: training, evaluation, export and comparison as with folders."""
 # ruff: noqa: F811  (fixtures)
 
 import csv
@@ -67,7 +67,7 @@ def test_evaluate_gives_exactly_the_figures_of_the_folders(folders, shards, trai
 
 
 def test_both_forms_give_the_same_batches(folders, shards, trained):
-    """So that the results are equal to the last bit: the output for an image may depend on its batch."""
+    """The output for an image may depend on its batch, so this makes the results equal to the last bit."""
     run = load_run(trained)
 
     def batches(data, workers):

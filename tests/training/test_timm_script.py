@@ -43,7 +43,7 @@ def put(path):
 
 def test_the_order_of_the_search(nowhere, monkeypatch, tmp_path):
     assert script.find_script() is None
-    assert script.find_script() != put(tmp_path / "site-packages" / "train.py")  # somebody else's
+    assert script.find_script() != put(tmp_path / "site-packages" / "train.py")  # of another project
     assert script.find_script() is None
     put(nowhere)
     assert script.find_script() == nowhere

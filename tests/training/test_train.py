@@ -139,7 +139,7 @@ def run_killed(moment, epoch, data, run, *options):
 def test_killed_at_any_moment_it_ends_like_an_uninterrupted_run(data, trainer, whole, tmp_path, moment, epoch):
     run = tmp_path / "run"
     assert run_killed(moment, epoch, data, run, *trainer) == -signal.SIGKILL
-    assert read_run_info(run)["finished"] is False  # also where the last checkpoint is there: nothing has looked yet
+    assert read_run_info(run)["finished"] is False  # even if the last checkpoint exists: it has not been read yet
     assert train(data, run, "--epochs", EPOCHS, "--resume", *trainer) == 0
     check_finished(run, whole)
 

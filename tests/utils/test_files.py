@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from timm_landmark.utils.files import write_atomic
 
 
 def test_what_is_flushed_could_be_written(tmp_path, monkeypatch):
-    """Windows refuses to flush a file that was opened to be read."""
+    """Windows refuses to flush a file that was opened for reading."""
     modes = []
 
     def fsync(handle):

@@ -1,4 +1,4 @@
-"""The project's commit, from a checkout or from what pip wrote, and nothing where it is not known."""
+"""The project's commit, from a checkout or from pip's metadata; None if it is unknown."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_another_projects_repository_is_not_taken_for_this_one(package):
     (package / "theirs.py").write_text("")
     git(package, "add", "theirs.py")
     git(package, "commit", "-m", "theirs")
-    assert project_commit(package) is None  # the package lies in it, as after `pip install --target .`
+    assert project_commit(package) is None  # the package is inside it, as after `pip install --target .`
     assert project_commit(package / "timm_landmark") is None
 
 

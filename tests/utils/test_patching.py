@@ -1,4 +1,4 @@
-"""``replaced``: the original comes back, also after an error."""
+"""``replaced``: the original is restored, also after an error."""
 
 import types
 

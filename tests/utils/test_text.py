@@ -1,4 +1,4 @@
-"""Foreign text on its way to a terminal: nothing acts there, nothing is lost, no name forges a line."""
+"""Untrusted text in a terminal: it has no effect there, nothing is lost, and no name can fake a line."""
 
 import ast
 import io

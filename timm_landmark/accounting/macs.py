@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds (MACs) and activations of live models; operators that cannot be counted are named.
+"""Counts parameters, multiply-adds (MACs) and activations of models, and lists operators that cannot be counted.
 
 A MAC is one multiply-add of a convolution or a matrix product, including the two products of attention. Norms, pooling,
 activations, softmax, additions and scalings are element-wise and have no MACs. By default fvcore adds 2 per element for

@@ -1,4 +1,4 @@
-"""The paper's counts on live modules (units of section 3.2.4, Table 1, whole networks), and closed formulas."""
+"""The counts in the paper (units of section 3.2.4, Table 1, whole networks), from modules and from closed formulas."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def unit_weights() -> dict[str, int]:
 
 
 def table_1(name: str) -> dict[str, str]:
-    """One column of Table 1, from forward hooks on a live model: output shape and blocks of each stage."""
+    """One column of Table 1, from forward hooks on the model: output shape and blocks of each stage."""
     model, x = build(name, IMG_SIZE)
     stages = {"act1": "conv1", "layer1": "conv2", "layer2": "conv3", "layer3": "conv4", "layer4": "conv5", "fc": "fc"}
     shapes: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""``timm-landmark verify``: counts live models and compares each claim of the paper with the counts."""
+"""``timm-landmark verify``: counts the models and compares each claim of the paper with the counts."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     if args.img_size is not None and args.img_size < 1:
         raise UserError(f"--img-size {args.img_size}: give a number of pixels, 1 or more")
     if args.write_stated and args.models:
-        raise UserError(f"--write-stated {args.write_stated}: it does not count named models; leave them out")
+        raise UserError(f"--write-stated {args.write_stated}: cannot be combined with model names; leave them out")
     if args.write_stated and not args.write_stated.parent.is_dir():
         raise UserError(f"--write-stated {args.write_stated}: no folder {args.write_stated.parent}; create it first")
     return _count_named(args) if args.models else _verify(args)
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Count parameters and multiply-adds of live models and compare the paper's claims with them.",
         epilog="exit code: 0 if all counts are as stated, 1 if a count differs, 2 for invalid options",
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="timm models to count instead")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="timm models to count instead of the comparison")
     parser.add_argument(
         "--img-size", type=int, metavar="P", help="image size of the named models (default: each model's own)"
     )

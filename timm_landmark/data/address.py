@@ -63,7 +63,7 @@ class Address:
         return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding=encoding, newline=newline)
 
     def exists(self) -> bool:
-        """Whether the file can be read; this reads it."""
+        """Whether the file can be read; it is read to find out."""
         try:
             self.read_bytes()
         except (FileNotFoundError, UserError):

@@ -26,7 +26,7 @@ _GLDV2_LICENCE = (
     "Annotations: CC BY 4.0, Google. Photos of the Google Landmarks v2 train set: CC BY without NonDerivs, some "
     "ShareAlike; their publishers ask users to verify each licence. Redistribute photos only with attribution."
 )
-_COMMONS = re.compile(r"https?://creativecommons\.org/[a-z0-9./-]*")  # may remain links: Google's file has these
+_COMMONS = re.compile(r"https?://creativecommons\.org/[a-z0-9./-]*")  # these may stay links; Google's file has them
 _UNKNOWN_LICENCE = "The licences of the photos are unknown. Do not redistribute a photo before you know its licence."
 
 

@@ -4,8 +4,8 @@
 checks exported models and models on the Hub.
 
 DATA/sha256sums.txt lists every other file of the data set, in the format of ``sha256sum --check``. The manifest's
-sha256 is that of the *source* bytes, so that two data sets of one source agree whichever decoder wrote them; the
-checksums are those of the stored files.
+sha256 is that of the *source* bytes, so that two data sets made from the same source agree, whichever decoder was used;
+the checksums are those of the stored files.
 """
 
 from collections import Counter
@@ -76,7 +76,7 @@ def check_dataset(data: Path) -> list[str]:
         data: The folder that ``prepare`` or ``synthesize`` wrote, with images in folders or in shards.
 
     Returns:
-        The problems, one line each, which names the file; empty if there is no damage.
+        One line per problem, with the name of the file; empty if there is no damage.
 
     Raises:
         UserError: If ``data`` is not a prepared data set at all.
@@ -112,20 +112,20 @@ def _files(data: Path) -> Iterable[str]:
 
 
 def check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
-    """Compares every file below ``data`` with ``sums``; yields a line for each changed, missing or foreign file."""
+    """Compares every file below ``data`` with ``sums``; yields a line for each changed, missing or unexpected file."""
     from tqdm import tqdm
 
     for name, digest in tqdm(sums.items(), desc="check", unit=" files", disable=None, leave=False):
         try:
             if sha256_file(data / name) != digest:
-                yield f"{name}: changed, its checksum is not the one in {SUMS}"
+                yield f"{name}: changed: its checksum differs from {SUMS}"
         except FileNotFoundError:
             yield f"{name}: missing"
         except OSError as error:
             yield f"{name}: cannot be read ({error.strerror})"
     for name in sorted(_files(data)):
         if name not in sums and name != SUMS:
-            yield f"{name}: foreign, not listed in {SUMS}"
+            yield f"{name}: unexpected, not listed in {SUMS}"
 
 
 def _check_tables(

@@ -20,7 +20,7 @@ def settle_process() -> None:
     """Lifts Pillow's pixel limit and silences its warnings; called once when a command or a worker starts.
 
     :func:`decode_rgb` has its own limit, which is an option and may be higher. Both settings affect the whole process,
-    so a library must not change them.
+    so code that is used as a library must not change them.
     """
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -77,7 +77,7 @@ def render_rows(row_type: type[Row], rows: Iterable[Row]) -> str:
 
 
 def csv_line(fields: Iterable[object]) -> str:
-    """One line of CSV with LF; it also quotes a lone CR, which ``csv.writer`` does not and which no reader accepts."""
+    """Renders one line of CSV with LF; unlike ``csv.writer``, it quotes a lone CR, which readers would not accept."""
     texts = ["" if field is None else str(field) for field in fields]
     doubled = ((text, text.replace('"', '""')) for text in texts)
     return ",".join(f'"{quoted}"' if _QUOTED.search(text) else text for text, quoted in doubled) + "\n"

@@ -132,7 +132,7 @@ def read_shard_info(data: Place) -> dict[str, dict[str, int]]:
         splits = json.loads((data / INFO).read_text(encoding="utf-8"))["splits"]
         return {split: _lengths(split, splits[split]) for split in SPLITS}
     except FileNotFoundError:
-        raise UserError(f"{data / INFO} is missing; {data} holds no shards, or the data set is incomplete") from None
+        raise UserError(f"{data / INFO} is missing; {data} contains no shards, or the data set is incomplete") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{data / INFO} cannot be read ({error!r}); restore it or prepare the data set again") from None
 

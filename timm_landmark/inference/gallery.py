@@ -113,7 +113,7 @@ def check_page(path: Path) -> None:
         UserError: If it is a folder, its folder does not exist, or its name does not end in .html.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--gallery {path}: must end in .html; photos are given without an option")
+        raise UserError(f"--gallery {path}: must end in .html; pass photos as positional arguments")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"--gallery {path}: must be a file in an existing folder")
 

@@ -14,7 +14,7 @@ from timm_landmark.data.images import RejectedImage, decode_rgb, resize
 from timm_landmark.data.layout import FILES, SPLITS, ClassRow, read_rows
 from timm_landmark.utils.errors import UserError
 
-# searched for in folders; a file given by name is read whatever its suffix, because its content decides
+# searched for in folders; a file given by name is read with any suffix, because its content determines the format
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 STORED = 256  # pixels per side in a prepared data set
 THUMBNAIL = 160

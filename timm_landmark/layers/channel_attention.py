@@ -103,14 +103,14 @@ class ChannelAttention2d(nn.Module):
     mode                        Scale                                       output
     ==========================  ==========================================  ======================================
     eager                       ``channel_attend``: the logits are          ``folded_output``: BatchNorm and Scale
-                                streamed, nothing of ch x ch is kept        go into the weights, O is never formed
+                                streamed, no ch x ch map is stored          go into the weights, O is never formed
     autocast, half precision    the same; the products take bfloat16        the same (bfloat16), else as written
     torch.compile               the same operator, opaque to the compiler   the same
     torch.export, ONNX (dynamo) ``graph_attend``: ordinary operators, the   folded in evaluation mode, else as
                                 cheaper path for the image size             written
     torch.jit.trace, old ONNX   ``graph_attend`` with the ``gram`` path     as written
     torch.func, forward-mode    plain: ordinary operators have every        as written
-    derivatives, jit.script     derivative, and script knows no choice
+    derivatives, jit.script     derivative, and script cannot choose
     torch.fx                    one node, which chooses when it runs        as written
     ==========================  ==========================================  ======================================
 

@@ -35,7 +35,7 @@ def best_checkpoint(path: Path, metric: str = "top1") -> Path:
     """
     epoch = best_epoch(read_summary(path), metric)
     if epoch is None:
-        raise UserError(f"{path} has no finished epoch ({SUMMARY} is missing or empty); train on with --resume")
+        raise UserError(f"{path} has no finished epoch ({SUMMARY} is missing or empty); continue with --resume")
     for name in (f"checkpoint-{epoch}.pth.tar", BEST, LAST):
         if checkpoint_epoch(path / name) == epoch:
             return path / name

@@ -52,7 +52,7 @@ def load_run(path: Path) -> Run:
     config = resolve_data_config(args, pretrained_cfg=default.to_dict() if default else None)
     data = place(args["data_dir"]) if args.get("data_dir") else None
     if isinstance(data, Address) and data.is_command:
-        data = None  # the run may be somebody else's: only commands given with --data are run
+        data = None  # the run may come from another user: only commands given with --data are run
     return Run(
         path=path,
         model=model,

@@ -44,7 +44,7 @@ _reported = False
 
 
 def watch() -> None:
-    """From here on SIGTERM ends this process with a message: torchrun sends it when another process has failed.
+    """Makes SIGTERM end this process with a message: torchrun sends it when another process has failed.
 
     A thread waits for the signal, because the main thread may be blocked in an operation that waits for that process.
     """

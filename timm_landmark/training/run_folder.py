@@ -39,7 +39,10 @@ def _acquire(lock: FileLock, run: Path) -> None:
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            say(f"{run}: its file system cannot lock files; start no second training there", file=sys.stderr)
+            say(
+                f"{run}: cannot be locked by its file system; make sure that no other training uses it",
+                file=sys.stderr,
+            )
             return
         raise UserError(f"--output {run} cannot be locked ({error.strerror}); give another folder") from None
 

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--opt-betas", type=float, nargs="+")
     add("--momentum", type=float, default=0.9)
     add("--weight-decay", type=float, default=2e-5)
-    add("--sched", default="cosine", choices=("plateau",))  # the recipe's; timm's script has more
+    add("--sched", default="cosine", choices=("plateau",))  # the one in the recipe; timm's script has more
     add("--lr", type=float)
     add("--min-lr", type=float, default=0)
     add("--epochs", type=int, default=300)

@@ -100,15 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="your own recipe instead of the paper's")
     group = parser.add_argument_group("timm's train.py (timm's wheels do not include it)")
     group.add_argument(
-        "--train-script", metavar="F", help="its path (default: $TIMM_TRAIN_SCRIPT or the downloaded one)"
+        "--train-script", metavar="F", help="path of train.py (default: $TIMM_TRAIN_SCRIPT or the downloaded one)"
     )
     group.add_argument(
         "--fetch-script",
         metavar="REVISION",
         nargs="?",
         const=COMMIT,
-        help="download it, verify its checksum, store it in the cache and exit; a REVISION of timm's repository other "
-        "than the tested one is stored only if you repeat the printed command with --sha256",
+        help="download train.py, verify its checksum, store it in the cache and exit; a REVISION of timm's repository "
+        "other than the tested one is stored only if you repeat the printed command with --sha256",
     )
     group.add_argument("--sha256", metavar="SUM", help="with --fetch-script REVISION: the expected checksum")
     return parser
@@ -129,7 +129,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
-    folder = own.output.resolve()  # has a name also where --output is "."
+    folder = own.output.resolve()  # has a name even if --output is "."
     options = [*extra, *_forwarded(own, model, len(classes))]
     options += [f"--experiment={folder.name}", f"--output={folder.parent}"]
     defaults = {name: action.default for name, action in checks.options_of(trainer.parser).items()}

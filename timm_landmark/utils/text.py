@@ -21,7 +21,7 @@ def say(*lines: str, file: TextIO | None = None, end: str = "\n") -> None:
 
 
 def escaped(text: str | os.PathLike[str]) -> str:
-    r"""Escapes characters that could control a terminal, in the notation of Python's string literals; keeps spaces.
+    r"""Escapes characters that could control a terminal, in the notation of Python's string literals; spaces are kept.
 
     These are control, format and unassigned characters (``\x1b``, ``\n``, ``\u202e``) and, in a file name, bytes that
     are not UTF-8 (``\xe9``).

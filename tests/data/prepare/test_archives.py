@@ -1,4 +1,4 @@
-"""Hostile, damaged and old archives: a walk ends, reports the problem, and agrees with ``tarfile``."""
+"""Hostile, damaged and old archives: reading them ends, reports the problem, and agrees with ``tarfile``."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from timm_landmark.data.prepare.archives import archive_index, walk_tar, walk_zi
 from timm_landmark.data.shards import read_shard
 from timm_landmark.utils.errors import UserError
 
-MORE = 50  # members, more than any archive here has: a walk in a circle does not stall the test
+MORE = 50  # more members than any archive here has, so that an endless loop cannot hang the test
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Workers that die, hang or wait: what a photo is blamed for, and what its disk or server is blamed for."""
+"""Workers that die, hang or wait: whether the photo is to blame, or its disk or server."""
 
 import functools
 import json
@@ -65,7 +65,7 @@ def test_a_slow_consumer_is_not_blamed_on_the_workers():
 
 
 def test_a_worker_that_was_idle_long_is_not_blamed():
-    """The last result left the clock running; the next job comes after longer than the patience."""
+    """The clock is still running after the last result; the next job comes after more than ``patience`` seconds."""
 
     def late():
         for number in range(8):
@@ -103,7 +103,7 @@ def stalling(tmp_path, monkeypatch):
 
 
 def test_a_source_that_stalls_rejects_no_photo(tmp_path, stalling):
-    """The stall is much longer than it takes to blame a photo twice."""
+    """The stall is much longer than the time after which a photo would be blamed twice."""
     arguments = command(*small_source(tmp_path / "source"), tmp_path / "data", "--workers", "2")
     child = start_prepare(arguments, tmp_path / "log")
     deadline = time.monotonic() + 60

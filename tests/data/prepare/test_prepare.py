@@ -183,7 +183,7 @@ def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path,
 
 
 def test_strict_reads_a_repaired_photo_again(source, tmp_path, capfd):
-    """Also if the earlier run had read all of its photos."""
+    """Even if the earlier run had read all of its photos."""
     folder = shutil.copytree(source[1], tmp_path / "train")
     first, second = sorted(folder.rglob("*.jpg"))[:2]
     whole = {path: path.read_bytes() for path in (first, second)}

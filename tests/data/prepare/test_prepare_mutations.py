@@ -1,4 +1,4 @@
-"""Hundreds of damaged images: no crash, no hang, and each lost one has a line in rejects.csv."""
+"""Hundreds of damaged images: no crash, no hang, and each rejected one has a line in rejects.csv."""
 
 import io
 import os

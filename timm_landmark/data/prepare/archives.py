@@ -81,7 +81,7 @@ def _write_index(archive: Path, index: Path, stamp: str) -> None:
 
 
 def _walk(archive: Path) -> Iterator[Member]:
-    """The archive's files, without names that contain a line break: no photo of a release has one."""
+    """The archive's files, except names with a line break, which no photo of a release has."""
     members = walk_zip(archive) if archive.suffix == ".zip" else walk_tar(archive)
     try:
         for name, *numbers in members:
@@ -111,7 +111,7 @@ def walk_tar(archive: Path) -> Iterator[tuple[str, int, int]]:
             if header == _END or (not header and position):
                 return
             if len(header) < _BLOCK:
-                raise ValueError("it ends within a header")
+                raise ValueError("it ends in the middle of a header")
             _check_sum(header)
             flag, start, size = header[156:157], position + _BLOCK, _number(header[124:136])  # flag: type of member
             if flag in _EXTENSIONS:
@@ -197,7 +197,7 @@ def walk_zip(archive: Path) -> Iterator[tuple[str, int, int, int, int]]:
 
 
 def _zip_name(raw: bytes, flagged: bool) -> str:
-    """Decodes valid UTF-8 even without the UTF-8 flag (macOS does not set it), other names as the flag says."""
+    """Decodes valid UTF-8 even without the UTF-8 flag (macOS does not set it), other names according to the flag."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
 """Reads which photo shows which landmark: the csv of any Google Landmarks release, or your own.
 
-The columns tell the layout: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and 2021),
+The columns determine the layout: ``id,url,landmark_id`` (GLDv1 and GLDv2), ``id,landmark_id`` (Kaggle 2020 and 2021),
 ``landmark_id,images`` (GLDv2 clean), ``path,label`` (your own). Ids are text, even if all digits. One copy of GLDv1 has
 the literal ``None`` in its fields; it counts as no label.
 """
@@ -200,7 +200,7 @@ def _read_columns(
     except (OSError, pa.ArrowInvalid, EOFError) as error:
         raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
     if not batches:
-        raise UserError(f"--metadata {path}: has a header but no row")
+        raise UserError(f"--metadata {path}: contains a header but no rows")
     table = pa.Table.from_batches(batches)
     return table[wanted[0]], table[wanted[1]].unify_dictionaries()
 
@@ -210,7 +210,7 @@ def _spread_images(images: "pa.ChunkedArray", labels: "pa.ChunkedArray") -> "tup
     import pyarrow as pa
     from pyarrow import compute as functions
 
-    compute: Any = functions  # they are created at import, so type checkers know none of them
+    compute: Any = functions  # its functions are created at import, so type checkers do not know them
     lists = compute.split_pattern(compute.fill_null(images, ""), " ").combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     parents = compute.list_parent_indices(lists)

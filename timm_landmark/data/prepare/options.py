@@ -27,8 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--images", type=Path, nargs="+", default=[], help="folders (flat or a/b/c/), .tar and .zip files with photos")
     add("--output", type=Path, required=True, help="folder for the data set: new, empty, or from an interrupted run")
-    add("--classes", type=_positive, help="keep only the most frequent landmarks, this many (default: all)")
-    add("--min-per-class", type=_positive, help="fewest usable photos per class (default: the number of splits)")
+    add("--classes", type=_positive, help="number of landmarks to keep, the most frequent ones (default: all)")
+    add(
+        "--min-per-class",
+        type=_positive,
+        help="minimum of usable photos per class (default: the number of splits)",
+    )
     draw = parser.add_mutually_exclusive_group()
     draw.add_argument("--ratio", type=_share, help="share of each class's photos to draw, e.g. 0.1")
     draw.add_argument("--cap", type=_positive, help="maximum number of photos per class")

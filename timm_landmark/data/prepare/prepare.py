@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if not args.images and not args.download:
         raise UserError("--images is missing: pass the folder, tars or zip with the photos, or --download for GLDv2")
     if (args.base_url or args.keep_shards) and not args.download:
-        raise UserError("--base-url and --keep-shards need --download; add it or omit them")
+        raise UserError("--base-url and --keep-shards are only valid with --download")
     args.min_per_class = args.min_per_class or splits
     settle_process()
     try:
@@ -142,7 +142,8 @@ def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Meta
         raise UserError(f"--images {args.images[0]}: no such folder")
     else:
         raise UserError(
-            "--metadata is required with archives or several --images; without it, pass one folder of class folders"
+            "--metadata is required with archives or several --images; without it, pass one folder with a subfolder "
+            "per class"
         )
     return metadata, select(
         metadata, args.classes, args.min_per_class, args.ratio, args.cap, args.exclude, args.join_names, args.seed
@@ -196,7 +197,7 @@ def _store_photos(
     def stalled(job: "tuple[str, Location]", seconds: float) -> None:
         where = f"--images {job[1].root} or --output {args.output}: no answer for {seconds:.0f} s"
         if seconds > STALLED:
-            raise UserError(f"{where} at {job[1].name}; repeat the command to continue once they answer again")
+            raise UserError(f"{where} at {job[1].name}; repeat the command to continue once they are available again")
         say(f"{where}; waiting", file=sys.stderr)
 
     found = len(records) + len(rejected)

@@ -90,9 +90,9 @@ class StorePhoto:
             content = _reader.read(location)
         except OSError as error:
             if not os.path.exists(location.root):
-                yield Fatal(f"--images {location.root}: no longer there; bring it back")
+                yield Fatal(f"--images {location.root}: no longer exists; restore it")
             elif isinstance(error, SourceChanged):
-                yield Fatal(f"--images {location.root}: {error}; restore it, or stop changing it,")
+                yield Fatal(f"--images {location.root}: {error}; restore it, do not change it during the run,")
             else:
                 yield Rejected(key, f"unreadable: {error.strerror or error}")
             return

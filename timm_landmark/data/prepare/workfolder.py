@@ -161,7 +161,7 @@ def _from_line(line: bytes) -> Stored | Rejected:
 
 
 def refuse_foreign(data: Path) -> None:
-    """Raises UserError if ``data`` contains anything: it is not a data set that this command started."""
+    """Raises UserError if ``data`` is not empty: it is not a data set that this command started."""
     if data.exists() and not data.is_dir():
         raise UserError(f"--output {data}: is a file; choose a new folder")
     names = sorted(entry.name for entry in data.iterdir()) if data.exists() else []
