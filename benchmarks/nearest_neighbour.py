@@ -16,7 +16,7 @@ from PIL import Image
 
 from timm_landmark.data.check import stored_name
 from timm_landmark.data.layout import ClassRow, ManifestRow, read_dataset_info, read_rows
-from timm_landmark.inference.metrics import wilson
+from timm_landmark.inference.metrics.accuracy import wilson
 from timm_landmark.utils.files import write_json
 from timm_landmark.utils.machine import machine_info
 

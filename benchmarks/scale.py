@@ -31,7 +31,7 @@ from torch import nn
 from benchmarks import ablations
 from timm_landmark.accounting.macs import count_model
 from timm_landmark.data.layout import SPLITS
-from timm_landmark.inference.evaluate import photo_loader
+from timm_landmark.inference.split_predictions import photo_loader
 from timm_landmark.layers import ChannelAttention2d, attention_scale
 from timm_landmark.runs.checkpoints import checkpoint_epoch
 from timm_landmark.runs.model import build_model, load_run, load_run_model

@@ -34,9 +34,9 @@ def _without_torch(room: str, name: str) -> ModuleType:
 if TYPE_CHECKING:
     from timm_landmark.accounting import claims
     from timm_landmark.data.address import Place
-    from timm_landmark.inference import metrics
+    from timm_landmark.inference.metrics import accuracy as metrics
 else:
-    claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference", "metrics")
+    claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference/metrics", "accuracy")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from train_data import make_data
 
 from timm_landmark import cli
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.inference.evaluate import Prediction, main, render_predictions, summarise, write_features
-from timm_landmark.inference.metrics import gap, gap_interval, wilson
+from timm_landmark.inference.evaluate import main, render_predictions, summarise
+from timm_landmark.inference.metrics.accuracy import gap, gap_interval, wilson
+from timm_landmark.inference.split_predictions import Prediction, write_features
 from timm_landmark.runs.folder import best_epoch, read_run_info, read_summary
 from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.errors import UserError

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from timm_landmark.inference import gallery as module
-from timm_landmark.inference.gallery import Gallery
+from timm_landmark.inference.answers import Answer, Guess, Label
+from timm_landmark.inference.pages import gallery as module
+from timm_landmark.inference.pages.gallery import Gallery
 from timm_landmark.inference.photos import Photo
-from timm_landmark.inference.predict import Answer, Guess, Label
 from timm_landmark.utils.errors import UserError
 
 LABELS = (Label("0", "Tower"), Label("1", "Arch & <b>Gate</b>"), Label("2", '"><img src=x onerror=alert(1)>'))
@@ -113,7 +113,7 @@ def test_without_truth_nothing_is_judged(tmp_path):
 
 
 def test_beyond_the_cap_the_counts_are_still_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_SHOWN", 4)
+    monkeypatch.setattr(module, "MOST_THUMBNAILS", 4)
     found, _ = page(tmp_path, [answer(f"{n}.jpg", (0.6, 0.3, 0.1), LABELS[n % 2]) for n in range(10)])
     assert len(found.all("img")) == 4
     assert "Only the first 4 are shown, but all are counted." in found.text and "5 of 10 correct" in found.text

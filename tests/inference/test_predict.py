@@ -24,8 +24,8 @@ from timm_landmark.cli import main as cli
 from timm_landmark.data.images import resize
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.inference import photos as photos_module
+from timm_landmark.inference.namer import load_namer, name_photos
 from timm_landmark.inference.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
-from timm_landmark.inference.predict import load_namer, name_photos
 from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.device import default_device
 
@@ -242,7 +242,8 @@ MEMORY = """
 import sys, timm, timm_landmark
 from pathlib import Path
 from timm_landmark.inference.photos import find_photos
-from timm_landmark.inference.predict import Label, Namer, name_photos
+from timm_landmark.inference.answers import Label
+from timm_landmark.inference.namer import Namer, name_photos
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -22,7 +22,7 @@ from timm_landmark.data.layout import ManifestRow
 from timm_landmark.data.shards import read_shard_info, write_shard
 from timm_landmark.hub.export import main as export
 from timm_landmark.inference.evaluate import main as evaluate
-from timm_landmark.inference.evaluate import photo_loader
+from timm_landmark.inference.split_predictions import photo_loader
 from timm_landmark.runs.folder import read_args, read_run_info, read_summary
 from timm_landmark.runs.model import load_run
 from timm_landmark.utils.errors import UserError

@@ -1,13 +1,19 @@
 """Predictions for photos: labels, guesses and probabilities, with an error for NaN and infinity."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
 
 from timm_landmark.inference.photos import Photo
 from timm_landmark.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+# The first guess is named, is not certain enough, or the photo shows none of the model's landmarks.
+Decision = Literal["landmark", "uncertain", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,15 @@ class Answer:
     """The guesses for one photo, the most likely first; empty if the photo has a ``problem``.
 
     ``truth`` is the true class if the photo is in a prepared data set. ``known`` is False if the model does not have
-    this class.
+    this class. ``heat`` is the photo with the places that led to the first guess marked, if it was asked for.
     """
 
     photo: Photo
     guesses: tuple[Guess, ...] = ()
     truth: Label | None = None
     known: bool = True
+    decision: Decision = "landmark"
+    heat: Image.Image | None = None
 
 
 def probabilities(logits: "torch.Tensor", source: object) -> "torch.Tensor":

@@ -17,7 +17,8 @@ from timm_landmark.utils.errors import UserError
 # searched for in folders; a file given by name is read with any suffix, because its content determines the format
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 STORED = 256  # pixels per side in a prepared data set
-THUMBNAIL = 160
+THUMBNAIL = 160  # pixels
+MOST_THUMBNAILS = 3000  # photos on a page, about 20 MB
 
 
 @dataclass(frozen=True)

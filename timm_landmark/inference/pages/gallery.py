@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from timm_landmark.inference.answers import Answer, Label
-from timm_landmark.inference.metrics import wilson
+from timm_landmark.inference.metrics.accuracy import wilson
+from timm_landmark.inference.photos import MOST_THUMBNAILS
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.text import escaped, printable
 
-MOST_SHOWN = 3000  # photos on the page, about 20 MB; counts and confusions include all photos
 MOST_CONFUSIONS = 50
 GUESSES, LEAST = 3, 0.001  # guesses per photo; LEAST is the smallest probability shown after the first
 
@@ -57,7 +57,7 @@ class Gallery:
             state = "wrong"
             self._confusions[answer.truth.name, first.name] += 1
         self._states[state] += 1
-        if answer.photo.thumbnail is not None and len(self._cards) < MOST_SHOWN:
+        if answer.photo.thumbnail is not None and len(self._cards) < MOST_THUMBNAILS:
             ranked = enumerate(answer.guesses[:GUESSES])
             shown = [each for rank, each in ranked if rank == 0 or each.probability >= LEAST]
             guesses = tuple((self._labels[each.index].name, each.probability) for each in shown)
@@ -81,7 +81,7 @@ class Gallery:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
-            loader=PackageLoader("timm_landmark.inference", "."),
+            loader=PackageLoader("timm_landmark.inference.pages", "."),
             undefined=StrictUndefined,
             autoescape=True,
             trim_blocks=True,

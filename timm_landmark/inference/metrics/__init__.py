@@ -1,0 +1,1 @@
+"""Metrics of predictions and features; they need numpy, not torch."""

@@ -1,0 +1,145 @@
+"""Loading a model with its labels and its transform, and naming photos with it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+
+from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.hub.config import id_and_name
+from timm_landmark.hub.exported import PREFIX, load_model
+from timm_landmark.inference.answers import Answer, Guess, Label, probabilities
+from timm_landmark.inference.photos import MOST_THUMBNAILS, STORED, Photo, read_photos, squashed, true_class
+from timm_landmark.runs.folder import INFO
+from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.utils.device import check_device, default_device
+from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.hub_files import CONFIG
+from timm_landmark.utils.text import printable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Namer:
+    """A model with its labels and its preprocessing."""
+
+    model: "nn.Module"
+    labels: tuple[Label, ...]
+    transform: Callable[[Image.Image], Any]
+    mode: str
+    side: int
+    title: str
+
+    def pixels(self, image: Image.Image) -> "torch.Tensor":
+        """Returns the photo as model input, shape (channels, P, P)."""
+        image = squashed(image, self.side)
+        return self.transform(image if image.mode == self.mode else image.convert(self.mode))
+
+
+def load_namer(source: str, device: str | None = None) -> Namer:
+    """Loads a model with its labels and its transform.
+
+    Args:
+        source: A run folder, an exported folder, or ``hf-hub:ORG/NAME[@REVISION]``.
+        device: The device to compute on; the best available by default.
+
+    Raises:
+        UserError: If the model does not exist or cannot be loaded.
+    """
+    from timm.data import create_transform
+
+    device = device or default_device()
+    check_device(device)
+    if source.startswith(PREFIX) or (Path(source) / CONFIG).is_file():
+        model, config = load_model(source)
+        if not config.num_classes:
+            raise UserError(f"{source} has no classifier (num_classes 0); use a model with classes")
+        title = f"{config.architecture} of {source}"
+        labels = [Label(*pair) for pair in zip(config.landmark_ids, config.names, strict=True)]
+        settings = config.transform
+    elif (Path(source) / INFO).is_file():
+        run = load_run(Path(source))
+        labels = [class_label(row) for row in read_rows(run.path, ClassRow)]
+        if len(labels) != run.num_classes:
+            raise UserError(f"{source}: {len(labels)} classes in classes.csv, {run.num_classes} in the model")
+        model, title = load_run_model(run), f"{run.model} of {run.path.absolute().name}"
+        names = ("input_size", "interpolation", "mean", "std", "crop_pct")
+        settings = {name: getattr(run, name) for name in names}
+    else:
+        raise UserError(
+            f"{source} is neither a run ({INFO}) nor an exported model ({CONFIG}); write a repository on the "
+            f"Hub as {PREFIX}ORG/NAME"
+        )
+    _, *sides = settings["input_size"]
+    return Namer(
+        model=model.to(device).eval(),
+        labels=tuple(labels),
+        # one transform, because it is not separated into parts
+        transform=cast("Callable[[Image.Image], Any]", create_transform(**settings, is_training=False)),
+        mode="RGB" if settings["input_size"][0] == 3 else "L",
+        side=max(STORED, int(max(sides) / settings["crop_pct"])),
+        title=printable(title),
+    )
+
+
+def class_label(row: ClassRow) -> Label:
+    """The label of a class in classes.csv, the same as in the config.json of an exported model."""
+    return Label(*id_and_name(row))
+
+
+def name_photos(
+    namer: Namer, paths: Iterable[Path], top: int = 5, batch_size: int = 32, workers: int = 4, thumbnails: bool = False
+) -> Iterator[Answer]:
+    """Predicts photos batch by batch.
+
+    Only ``workers`` full-size photos and a few batches of model inputs are in memory, however many photos there are.
+
+    Args:
+        namer: From :func:`load_namer`.
+        paths: The photos.
+        top: Guesses per photo, at most the number of classes.
+        batch_size: Photos per batch.
+        workers: Decoding threads.
+        thumbnails: Whether to add thumbnails, for as many photos as a gallery shows.
+
+    Yields:
+        One answer per photo, in order.
+
+    Raises:
+        UserError: If the model's output is not finite.
+    """
+    shown = MOST_THUMBNAILS if thumbnails else 0
+    photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size)
+    batch: list[Photo] = []
+    for photo in photos:
+        batch.append(photo)
+        if len(batch) == batch_size:
+            yield from _name_batch(namer, batch, top)
+            batch = []
+    yield from _name_batch(namer, batch, top)
+
+
+def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answer]:
+    import torch
+
+    good = [photo for photo in batch if photo.pixels is not None]
+    ranked: dict[Path, tuple[Guess, ...]] = {}
+    if good:
+        device = next(namer.model.parameters()).device
+        images = torch.stack([photo.pixels for photo in good]).to(device)
+        with torch.inference_mode():
+            shares = probabilities(namer.model(images), namer.title).cpu()  # (B, classes)
+        values, indices = shares.topk(min(top, shares.shape[-1]))
+        for photo, row, order in zip(good, values.tolist(), indices.tolist(), strict=True):
+            ranked[photo.path] = tuple(Guess(index, value) for index, value in zip(order, row, strict=True))
+    known = set(namer.labels)
+    for photo in batch:
+        row = true_class(photo.path)
+        truth = class_label(row) if row else None
+        small = Photo(photo.path, None, photo.thumbnail, photo.problem)  # without the pixels
+        yield Answer(small, ranked.get(photo.path, ()), truth, truth is None or truth in known)

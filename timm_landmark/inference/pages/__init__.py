@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: the gallery of ``predict`` and the page of ``evaluate``."""
