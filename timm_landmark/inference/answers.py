@@ -1,19 +1,16 @@
 """Predictions for photos: labels, guesses and probabilities, with an error for NaN and infinity."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from timm_landmark.inference.photos import Photo
+from timm_landmark.runs.thresholds import Decision
 from timm_landmark.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-
-# The first guess is named, is not certain enough, or the photo shows none of the model's landmarks.
-Decision = Literal["landmark", "uncertain", "none"]
 
 
 @dataclass(frozen=True)
