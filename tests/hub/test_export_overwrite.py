@@ -18,7 +18,7 @@ from timm_landmark.utils.files import sha256_file
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from timm_landmark.hub.export import new_folder
+from timm_landmark.hub.destination import new_folder
 rename = Path.rename
 Path.rename = lambda self, to: os.kill(os.getpid(), signal.SIGKILL) if self.suffix == ".tmp" else rename(self, to)
 with new_folder(Path(sys.argv[1]), True) as folder:
