@@ -1,5 +1,6 @@
 """A headless Chromium for tests of the pages."""
 
+import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +36,18 @@ def browser_page(width: int = 1280, height: int = 900) -> Iterator[tuple[Page, l
 def overflow(page: Page) -> int:
     """Pixels by which the page is wider than its window; 0 for a page that does not scroll sideways."""
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def drop_files(page: Page, files: dict[str, bytes]) -> None:
+    """Drops files (name -> content) on Gradio's upload field, as a user drags them from a folder."""
+    script = """files => {
+        const data = new DataTransfer();
+        for (const [name, content] of files) {
+            data.items.add(new File([Uint8Array.from(atob(content), each => each.charCodeAt(0))], name));
+        }
+        return data;
+    }"""
+    data = page.evaluate_handle(script, [(name, base64.b64encode(content).decode()) for name, content in files.items()])
+    field = "button:has(input[type=file])"
+    page.wait_for_selector(field)
+    page.dispatch_event(field, "drop", {"dataTransfer": data})
