@@ -1,7 +1,8 @@
 """A Hugging Face Hub on the loopback interface, for tests: repositories held in memory, and faults on demand.
 
 It supports the requests of huggingface_hub: HEAD and GET of ``/ORG/NAME/resolve/REVISION/FILE`` (with ranges), model
-and tree information, and the routes of an upload (create, branch, preupload, commit). Use::
+and tree information, and the routes of an upload (create, branch, preupload, commit). The repository of a Space is
+``hub.repos["spaces/ORG/NAME"]``. Use::
 
     with LoopbackHub() as hub:
         commit = hub.add("org/name", folder)
@@ -22,8 +23,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_loopback"  # the one token that may write, and read private repositories
-_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_API = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|preupload|commit|branch)/([^/?]+))?")
+_RESOLVE = re.compile(r"/((?:spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_API = re.compile(
+    r"/api/(?:models/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+?)(?:/(revision|tree|preupload|commit|branch)/([^/?]+))?"
+)
 _MESSAGES = {
     401: ("RepoNotFound", "Invalid username or password."),
     403: (None, "Access to this resource is forbidden"),
@@ -238,6 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, wanted: dict) -> None:
         repo_id = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
+        if wanted.get("type") == "space":
+            assert wanted["sdk"] == "gradio"
+            repo_id = f"spaces/{repo_id}"
         if not self._authorized:
             self._error(401, None, "Invalid credentials in Authorization header")
         elif repo_id in self.hub.repos:

@@ -14,6 +14,7 @@ from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.hub.config import class_names
 from timm_landmark.hub.destination import new_folder
 from timm_landmark.hub.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.hub.space.folder import write_space
 from timm_landmark.runs.folder import INFO, SUMMARY
 from timm_landmark.runs.model import Run, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
@@ -48,10 +49,12 @@ def main(argv: list[str]) -> int:
 
             difference = export_onnx(folder, ONNX_TOLERANCE)
             say(f"{ONNX}: onnxruntime and timm agree within {difference:.1e} (allowed: {ONNX_TOLERANCE:.0e})")
-        for path in folder.iterdir():
-            path.chmod(0o644)  # safetensors writes 0600
+        if options.space:
+            write_space(folder)
+        for path in folder.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes 0600
         write_sums(folder)
-    size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file()) / 1e6
     say(f"{options.output}: {name}, {size:.1f} MB; `timm-landmark check {options.output}` loads and compares it")
     return 0
 
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the weights (default: fp32)")
     parser.add_argument("--license", default="apache-2.0", metavar="ID", help="of the weights (default: apache-2.0)")
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx and check it with onnxruntime")
+    parser.add_argument("--space", action="store_true", help="also write space/, the files of a Hugging Face Space")
     parser.add_argument("--data", type=place, help="data set of the run, if it was moved (for release and licence)")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an exported model")
     return parser

@@ -9,6 +9,7 @@
 ``model.onnx``                only with ``export --onnx``
 ``run.json``, ``summary.csv`` copied from the run (``timm_landmark.runs.folder``)
 ``classes.csv``               the classes in the order of the outputs (``timm_landmark.data.layout``)
+``space/``                    only with ``export --space`` (``timm_landmark.hub.space``); not part of a repository
 ``sha256sums.txt``            checksums of all other files (``timm_landmark.data.check``, as for data sets)
 ============================  ====================================================================================
 """
