@@ -1,6 +1,9 @@
 """``timm-landmark demo``: a page on this machine to try a model in the browser."""
 
+import base64
+import hashlib
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -35,17 +38,14 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"  # not reachable from other machines
 PORT, MORE_PORTS = 7860, 20  # gradio's port; how many are tried without --port
 EXAMPLES = 6
-# Gradio's page has inline scripts and styles. Everything that it loads comes from this server.
+# Everything that the page loads comes from this server. Gradio's page has inline styles; its inline scripts are allowed
+# by their hashes, so that no other one can run.
 POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
-HEADERS = {
-    "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+_SCRIPT = re.compile(rb"<script\b[^>]*>(.*?)</script>", re.DOTALL)
 
 
 def main(argv: list[str]) -> int:
@@ -191,19 +191,31 @@ def serve(app: "Blocks", server: socket.socket) -> None:
 
 
 class Guard:
-    """Adds :data:`HEADERS` to every answer and refuses requests that are larger than all photos of a drop."""
+    """Adds :data:`POLICY` to every answer and refuses requests that are larger than all photos of a drop."""
 
-    def __init__(self, app: Any, most_bytes: int = (MOST_PHOTOS * MOST_MEGABYTES + 1) * 1_000_000) -> None:
+    def __init__(self, app: Any, most_bytes: int = (MOST_PHOTOS * MOST_MEGABYTES + 1) << 20) -> None:
         self.app, self.most_bytes = app, most_bytes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles one request, as an ASGI application."""
         from starlette.responses import PlainTextResponse
 
+        start: dict[str, Any] = {}
+        page = b""
+
         async def guarded(message: Any) -> None:
+            nonlocal page
             if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *extra]}
+                start.update(message)
+                return
+            if start and message["type"] == "http.response.body":
+                if dict(start["headers"]).get(b"content-type", b"").startswith(b"text/html"):
+                    page += message.get("body", b"")
+                    if message.get("more_body"):
+                        return
+                    message = {**message, "body": page}
+                await send({**start, "headers": [*start["headers"], *_headers(page)]})
+                start.clear()
             await send(message)
 
         app = self.app
@@ -211,3 +223,15 @@ class Guard:
         if not length.isdigit() or int(length) > self.most_bytes:
             app = PlainTextResponse(f"more than {self.most_bytes} bytes", 413)
         await app(scope, receive, guarded)
+
+
+def _headers(page: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers for an HTML page, or for another answer if it is empty."""
+    digests = (hashlib.sha256(script).digest() for script in _SCRIPT.findall(page))
+    scripts = "".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    values = {
+        "content-security-policy": POLICY.format(scripts=scripts),
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return [(name.encode(), value.encode()) for name, value in values.items()]
