@@ -34,7 +34,8 @@ class Answer:
     """The guesses for one photo, the most likely first; empty if the photo has a ``problem``.
 
     ``truth`` is the true class if the photo is in a prepared data set. ``known`` is False if the model does not have
-    this class. ``heat`` is the photo with the places that led to the first guess marked, if it was asked for.
+    this class. ``heat`` is the thumbnail with the places that led to the first guess marked, if it was asked for, and
+    ``layer`` the layer of the network that shows them.
     """
 
     photo: Photo
@@ -43,6 +44,7 @@ class Answer:
     known: bool = True
     decision: Decision = "landmark"
     heat: Image.Image | None = None
+    layer: str | None = None
 
 
 def probabilities(logits: "torch.Tensor", source: object) -> "torch.Tensor":

@@ -7,8 +7,8 @@ https://arxiv.org/abs/1610.02391
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -46,10 +46,19 @@ def check_available(purpose: str) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer with a spatial map of ``side`` x ``side`` cells, ``cell`` pixels of the input apart."""
+    """A layer with a spatial map.
+
+    Attributes:
+        layer: Its name.
+        side: Cells per side.
+        start: Pixel of the input in the middle of what the first cell depends on. It is 0 in a padded ResNet, but far
+            from the edge in an Inception network, whose convolutions are not padded.
+        cell: Pixels from one cell to the next.
+    """
 
     layer: str
     side: int
+    start: float
     cell: float
 
 
@@ -66,7 +75,8 @@ class Explainer:
     def __init__(self, twin: "nn.Module", stage: Stage, input_size: tuple[int, int, int]) -> None:
         grad_cam = _grad_cam()
         self.layer = stage.layer
-        self._stage, self._input_size, self._lock = stage, input_size, Lock()
+        self._input_size, self._lock = input_size, Lock()
+        self._offset = round(stage.start + 0.5 - stage.cell / 2)
         span = round(stage.side * stage.cell)
         swap = _to_channels_first if getattr(twin, "output_fmt", "NCHW") == "NHWC" else None
         module = twin.get_submodule(stage.layer)
@@ -108,7 +118,7 @@ class Explainer:
             finally:
                 self._cam.activations_and_grads.clear()
                 self._cam.outputs = None
-        return _fitted(heat, side)
+        return _placed(heat, self._offset, side)
 
 
 def load_explainer(model: "nn.Module", input_size: tuple[int, int, int]) -> Explainer:
@@ -150,17 +160,18 @@ def find_stages(model: "nn.Module", input_size: tuple[int, int, int]) -> list[St
     import torch
 
     info: Any = getattr(model, "feature_info", None) or []
-    shapes: dict[str, tuple[int, ...]] = {}
     modules = dict(model.named_modules())
     entries = {each["module"]: each for each in getattr(info, "info", info) if each.get("module") in modules}
+    shapes: dict[str, tuple[int, ...]] = {}
+    grids = {input_size[1]: (0.0, 1)}  # by the size of the map: place of the first cell and distance between two
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            shapes[name] = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+    def keep(name: str, module: "nn.Module", inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            shapes[name] = tuple(output.shape)
+            if hasattr(module, "kernel_size"):
+                _follow(module, inputs[0].shape[-1], output.shape[-1], grids)
 
-        return hook
-
-    handles = [modules[name].register_forward_hook(keep(name)) for name in entries]
+    handles = [module.register_forward_hook(partial(keep, name)) for name, module in modules.items()]
     try:
         first = next(model.parameters())
         with torch.inference_mode():
@@ -174,8 +185,28 @@ def find_stages(model: "nn.Module", input_size: tuple[int, int, int]) -> list[St
         shape = shapes.get(name, ())
         sides = shape[1:3] if last else shape[2:]
         if len(shape) == 4 and sides[0] == sides[1]:
-            found.append(Stage(name, sides[0], entry.get("reduction") or input_size[1] / sides[0]))
+            cell = entry.get("reduction") or input_size[1] / sides[0]
+            middle = (input_size[1] - 1) / 2 - (sides[0] - 1) * cell / 2, cell  # if the layers cannot be followed
+            found.append(Stage(name, sides[0], *grids.get(sides[0], middle)))
     return found
+
+
+def _follow(module: Any, size: int, new_size: int, grids: dict[int, tuple[float, int]]) -> None:
+    """Adds the grid of a map that a convolution or pooling layer makes of one with another size, if it is known how.
+
+    The branches of a block end on the same grid, so the first one decides.
+    """
+    if size not in grids or new_size in grids:
+        return
+    values = (getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation"))
+    kernel, stride, padding, dilation = (each[-1] if isinstance(each, tuple) else each for each in values)
+    if isinstance(padding, str):
+        return
+    reach = dilation * (kernel - 1)
+    steps = (size + 2 * padding - reach - 1) / stride
+    if new_size == 1 + (math.ceil(steps) if getattr(module, "ceil_mode", False) else math.floor(steps)):
+        start, distance = grids[size]
+        grids[new_size] = start + (reach / 2 - padding) * distance, distance * stride
 
 
 def uncropped(heat: np.ndarray, crop_pct: float) -> np.ndarray:
@@ -245,15 +276,7 @@ def _to_channels_first(maps: "torch.Tensor") -> "torch.Tensor":
     return maps.permute(0, 3, 1, 2)
 
 
-def _fitted(heat: np.ndarray, side: int) -> np.ndarray:
-    """Cuts or extends (B, n, n) at all sides to (B, side, side).
-
-    The cells of a map lie around the centre of the image, each ``reduction`` pixels from the next. In a network whose
-    convolutions are not padded, such as Inception, they do not reach the edges; in others they may reach beyond them.
-    """
-    extra = side - heat.shape[1]
-    before = abs(extra) // 2
-    if extra < 0:
-        return heat[:, before : before + side, before : before + side]
-    spread = (before, extra - before)
-    return np.pad(heat, ((0, 0), spread, spread), mode="edge")
+def _placed(heat: np.ndarray, offset: int, side: int) -> np.ndarray:
+    """Moves heat (B, n, n) by ``offset`` pixels down and to the right, cut or extended to (B, side, side)."""
+    places = np.arange(side).clip(offset, offset + heat.shape[1] - 1) - offset
+    return heat[:, places][:, :, places]

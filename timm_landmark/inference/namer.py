@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.hub.config import id_and_name
 from timm_landmark.hub.exported import PREFIX, load_model
 from timm_landmark.inference.answers import Answer, Guess, Label, probabilities
+from timm_landmark.inference.heat_maps import Explainer, load_explainer, overlay, uncropped
 from timm_landmark.inference.photos import MOST_THUMBNAILS, STORED, Photo, read_photos, squashed, true_class
 from timm_landmark.runs.folder import INFO
 from timm_landmark.runs.model import load_run, load_run_model
@@ -34,6 +36,13 @@ class Namer:
     mode: str
     side: int
     title: str
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    crop_pct: float = 1.0
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """The heat maps of the model; raises the errors of :func:`load_explainer`."""
+        return load_explainer(self.model, self.input_size)
 
     def pixels(self, image: Image.Image) -> "torch.Tensor":
         """Returns the photo as model input, shape (channels, P, P)."""
@@ -84,6 +93,8 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         mode="RGB" if settings["input_size"][0] == 3 else "L",
         side=max(STORED, int(max(sides) / settings["crop_pct"])),
         title=printable(title),
+        input_size=settings["input_size"],
+        crop_pct=settings["crop_pct"],
     )
 
 
@@ -93,7 +104,13 @@ def class_label(row: ClassRow) -> Label:
 
 
 def name_photos(
-    namer: Namer, paths: Iterable[Path], top: int = 5, batch_size: int = 32, workers: int = 4, thumbnails: bool = False
+    namer: Namer,
+    paths: Iterable[Path],
+    top: int = 5,
+    batch_size: int = 32,
+    workers: int = 4,
+    thumbnails: bool = False,
+    explain: bool = False,
 ) -> Iterator[Answer]:
     """Predicts photos batch by batch.
 
@@ -106,12 +123,13 @@ def name_photos(
         batch_size: Photos per batch.
         workers: Decoding threads.
         thumbnails: Whether to add thumbnails, for as many photos as a gallery shows.
+        explain: Whether to add heat maps of the first guess over the thumbnails.
 
     Yields:
         One answer per photo, in order.
 
     Raises:
-        UserError: If the model's output is not finite.
+        UserError: If the model's output is not finite, or :func:`load_explainer` cannot explain the model.
     """
     shown = MOST_THUMBNAILS if thumbnails else 0
     photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size)
@@ -119,16 +137,17 @@ def name_photos(
     for photo in photos:
         batch.append(photo)
         if len(batch) == batch_size:
-            yield from _name_batch(namer, batch, top)
+            yield from _name_batch(namer, batch, top, explain)
             batch = []
-    yield from _name_batch(namer, batch, top)
+    yield from _name_batch(namer, batch, top, explain)
 
 
-def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answer]:
+def _name_batch(namer: Namer, batch: Sequence[Photo], top: int, explain: bool) -> Iterator[Answer]:
     import torch
 
     good = [photo for photo in batch if photo.pixels is not None]
     ranked: dict[Path, tuple[Guess, ...]] = {}
+    heats: dict[Path, Image.Image] = {}
     if good:
         device = next(namer.model.parameters()).device
         images = torch.stack([photo.pixels for photo in good]).to(device)
@@ -137,9 +156,27 @@ def _name_batch(namer: Namer, batch: Sequence[Photo], top: int) -> Iterator[Answ
         values, indices = shares.topk(min(top, shares.shape[-1]))
         for photo, row, order in zip(good, values.tolist(), indices.tolist(), strict=True):
             ranked[photo.path] = tuple(Guess(index, value) for index, value in zip(order, row, strict=True))
+        if explain:
+            heats = _heats(namer, good, images, indices[:, 0])
     known = set(namer.labels)
     for photo in batch:
         row = true_class(photo.path)
         truth = class_label(row) if row else None
         small = Photo(photo.path, None, photo.thumbnail, photo.problem)  # without the pixels
-        yield Answer(small, ranked.get(photo.path, ()), truth, truth is None or truth in known)
+        heat = heats.get(photo.path)
+        layer = namer.explainer.layer if heat else None
+        known_truth = truth is None or truth in known
+        yield Answer(small, ranked.get(photo.path, ()), truth, known_truth, heat=heat, layer=layer)
+
+
+def _heats(
+    namer: Namer, photos: Sequence[Photo], images: "torch.Tensor", classes: "torch.Tensor"
+) -> dict[Path, Image.Image]:
+    """Heat maps over the thumbnails, for the photos that have one; images (B, C, P, P) and classes (B,) are theirs."""
+    rows = [row for row, photo in enumerate(photos) if photo.thumbnail is not None]
+    found = namer.explainer.heat(images[rows], classes[rows])
+    return {
+        photos[row].path: overlay(thumbnail, uncropped(heat, namer.crop_pct))
+        for row, heat in zip(rows, found, strict=True)
+        if (thumbnail := photos[row].thumbnail) is not None
+    }

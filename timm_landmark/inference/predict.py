@@ -7,6 +7,7 @@ from typing import TextIO
 
 from timm_landmark.data.images import settle_process
 from timm_landmark.inference.answers import Answer
+from timm_landmark.inference.heat_maps import check_available
 from timm_landmark.inference.namer import Namer, load_namer, name_photos
 from timm_landmark.inference.pages.gallery import check_page
 from timm_landmark.inference.photos import find_photos
@@ -23,8 +24,8 @@ def main(argv: list[str]) -> int:
         0, or 1 if a photo cannot be read (it is reported and the others are still named).
 
     Raises:
-        UserError: If the model or a photo does not exist, the model's output is not finite, or the gallery cannot be
-            written.
+        UserError: If the model or a photo does not exist, the model's output is not finite, the gallery cannot be
+            written, or heat maps are asked for that cannot be drawn.
     """
     parser = Parser(
         prog="timm-landmark predict",
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="guesses per photo (default: 5)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--gallery", type=Path, metavar="OUT.html", help="also write an HTML page with thumbnails")
+    parser.add_argument("--explain", action="store_true", help="with --gallery: show where the network looked")
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
@@ -48,10 +50,19 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     if options.gallery is not None:
         check_page(options.gallery)
+    if options.explain:
+        if options.gallery is None:
+            raise UserError("--explain: the heat maps are shown on the page of --gallery; add --gallery OUT.html")
+        check_available("--explain")
     settle_process()
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
-    answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
+    if options.explain:
+        say(f"heat maps: Grad-CAM at {namer.explainer.layer}", file=sys.stderr)  # a model without maps is refused here
+    thumbnails = options.gallery is not None
+    answers = name_photos(
+        namer, paths, options.top, options.batch_size, options.workers, thumbnails, explain=options.explain
+    )
     return _report(namer, answers, len(paths), options.format, options.gallery)
 
 

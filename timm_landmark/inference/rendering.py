@@ -42,6 +42,8 @@ def render_json(answer: Answer, labels: Sequence[Label]) -> list[str]:
             {**vars(labels[each.index]), "class": each.index, "probability": each.probability}
             for each in answer.guesses
         ]
+    if answer.layer:
+        found["heat_map"] = {"class": answer.guesses[0].index, "layer": answer.layer}
     if answer.truth:
         found["truth"] = vars(answer.truth)
     return [json.dumps(found, allow_nan=False)]

@@ -22,9 +22,13 @@ GUESSES, LEAST = 3, 0.001  # guesses per photo; LEAST is the smallest probabilit
 
 @dataclass(frozen=True)
 class Card:
-    """One photo on the page; ``picture`` is a data URI, ``state`` is right, wrong, foreign (unknown class) or open."""
+    """One photo on the page; ``state`` is right, wrong, foreign (unknown class) or open.
+
+    ``picture`` and ``heat`` are data URIs; ``heat`` is empty without a heat map.
+    """
 
     picture: str
+    heat: str
     file: str
     guesses: tuple[tuple[str, float], ...]
     truth: str | None
@@ -37,6 +41,7 @@ class Gallery:
     def __init__(self, title: str, labels: Sequence[Label]) -> None:
         self._title, self._labels = title, labels
         self._cards: list[Card] = []
+        self._layer: str | None = None
         self._problems: list[tuple[str, str]] = []
         self._states: Counter[str] = Counter()
         self._confusions: Counter[tuple[str, str]] = Counter()
@@ -63,7 +68,9 @@ class Gallery:
             guesses = tuple((self._labels[each.index].name, each.probability) for each in shown)
             truth = answer.truth.name if answer.truth else None
             picture = _data_uri(answer.photo.thumbnail)
-            self._cards.append(Card(picture, escaped(answer.photo.path.name), guesses, truth, state))
+            heat = _data_uri(answer.heat) if answer.heat else ""
+            self._layer = answer.layer or self._layer
+            self._cards.append(Card(picture, heat, escaped(answer.photo.path.name), guesses, truth, state))
 
     def summary(self) -> str:
         """Returns a one-line summary for the terminal."""
@@ -94,6 +101,7 @@ class Gallery:
                 environment.get_template("gallery.html.jinja").stream(
                     title=self._title,
                     cards=cards,
+                    layer=self._layer,
                     photos=sum(self._states.values()),
                     states=self._states,
                     judged=judged,
