@@ -21,7 +21,7 @@ from train_data import make_data
 from timm_landmark.cli import main as cli
 from timm_landmark.inference.demo import EXAMPLES, Guard, example_photos, listening
 from timm_landmark.inference.namer import load_namer, name_photos
-from timm_landmark.inference.pages.browser import MOST_PHOTOS, _uploaded, render_answers
+from timm_landmark.inference.pages.browser import MOST_PHOTOS, _uploaded, build_app, render_answers
 from timm_landmark.utils.errors import UserError
 
 HOSTILE = "<img src=x onerror=window.pwned=1> **b** $$x$$ ${window.pwned=1}"
@@ -132,7 +132,8 @@ def test_a_dropped_photo_is_named_and_not_kept(server, run, photo):
             assert labels[guess.index] in text and f"{100 * guess.probability:.1f} %" in text
             width = shown.nth(row).locator(".bar div").evaluate("each => parseFloat(each.style.width)")
             assert width == pytest.approx(100 * guess.probability, abs=0.06)
-        assert page.evaluate("document.querySelector('.answer img').naturalWidth") == 72, "the photo is shown"
+        widths = page.eval_on_selector_all(".answer img", "each => each.map(image => image.naturalWidth)")
+        assert widths == [72, 72], "the photo and its heat map are shown"
         assert page.evaluate("[window.pwned, document.querySelectorAll('.answer b, .answer .katex').length]") == [
             None,
             0,
@@ -239,6 +240,13 @@ def test_only_uploads_are_read_and_deleted(tmp_path):
 def test_labels_are_text(run, photo):
     html = render_answers(load_namer(str(run), "cpu"), [(photo, "a\n\n# b")], 3)
     assert "&lt;img src=x onerror" in html and "<img src=x" not in html and "\n" not in html
+
+
+def test_without_heat_maps_the_page_says_why(run, monkeypatch):
+    namer = load_namer(str(run), "cpu")
+    monkeypatch.setattr("timm_landmark.inference.heat_maps.find_spec", lambda name: None)
+    texts = [block.value for block in build_app(namer).blocks.values() if isinstance(getattr(block, "value", 0), str)]
+    assert any("no heat maps" in text and "pip install &#39;timm-landmark[explain]&#39;" in text for text in texts)
 
 
 def test_a_model_without_finite_output_is_a_sentence(run, photo):

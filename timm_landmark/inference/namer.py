@@ -13,7 +13,7 @@ from timm_landmark.hub.config import id_and_name
 from timm_landmark.hub.exported import PREFIX, load_model
 from timm_landmark.inference.answers import Answer, Guess, Label, probabilities
 from timm_landmark.inference.heat_maps import Explainer, load_explainer, overlay, uncropped
-from timm_landmark.inference.photos import MOST_THUMBNAILS, STORED, Photo, read_photos, squashed, true_class
+from timm_landmark.inference.photos import MOST_THUMBNAILS, STORED, THUMBNAIL, Photo, read_photos, squashed, true_class
 from timm_landmark.runs.folder import INFO
 from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.device import check_device, default_device
@@ -111,6 +111,7 @@ def name_photos(
     workers: int = 4,
     thumbnails: bool = False,
     explain: bool = False,
+    side: int = THUMBNAIL,
 ) -> Iterator[Answer]:
     """Predicts photos batch by batch.
 
@@ -124,6 +125,7 @@ def name_photos(
         workers: Decoding threads.
         thumbnails: Whether to add thumbnails, for as many photos as a gallery shows.
         explain: Whether to add heat maps of the first guess over the thumbnails.
+        side: Pixels of the longer side of a thumbnail, at most.
 
     Yields:
         One answer per photo, in order.
@@ -132,7 +134,7 @@ def name_photos(
         UserError: If the model's output is not finite, or :func:`load_explainer` cannot explain the model.
     """
     shown = MOST_THUMBNAILS if thumbnails else 0
-    photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size)
+    photos = read_photos(paths, namer.pixels, shown, workers, 2 * batch_size, side)
     batch: list[Photo] = []
     for photo in photos:
         batch.append(photo)

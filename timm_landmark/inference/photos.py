@@ -61,8 +61,13 @@ def squashed(image: Image.Image, side: int = STORED) -> Image.Image:
     return image if image.width == image.height else resize(image, side)
 
 
-def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: bool = False) -> Photo:
-    """Decodes a photo as in ``prepare`` and keeps the output of ``transform``, not the photo itself."""
+def read_photo(
+    path: Path, transform: Callable[[Image.Image], Any], thumbnail: bool = False, side: int = THUMBNAIL
+) -> Photo:
+    """Decodes a photo as in ``prepare`` and keeps the output of ``transform``, not the photo itself.
+
+    The longer side of the thumbnail has at most ``side`` pixels.
+    """
     try:
         image = decode_rgb(path.read_bytes())
     except RejectedImage as error:
@@ -71,12 +76,17 @@ def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: b
         return Photo(path, problem=f"cannot be read: {error.strerror or error}")
     pixels = transform(image)
     if thumbnail:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))  # in place
+        image.thumbnail((side, side))  # in place
     return Photo(path, pixels, image if thumbnail else None)
 
 
 def read_photos(
-    paths: Iterable[Path], transform: Callable[[Image.Image], Any], thumbnails: int, workers: int, ahead: int
+    paths: Iterable[Path],
+    transform: Callable[[Image.Image], Any],
+    thumbnails: int,
+    workers: int,
+    ahead: int,
+    side: int = THUMBNAIL,
 ) -> Iterator[Photo]:
     """Reads photos in order, with ``workers`` threads and at most ``ahead`` photos in advance.
 
@@ -86,11 +96,12 @@ def read_photos(
         thumbnails: Number of photos, from the first, that get a thumbnail.
         workers: Number of threads, and of full-size photos in memory.
         ahead: Number of results in memory.
+        side: Pixels of the longer side of a thumbnail, at most.
     """
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Photo]] = deque()
         for number, path in enumerate(paths):
-            waiting.append(pool.submit(read_photo, path, transform, number < thumbnails))
+            waiting.append(pool.submit(read_photo, path, transform, number < thumbnails, side))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

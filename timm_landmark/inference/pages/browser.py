@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from timm_landmark.data.images import decode_rgb
 from timm_landmark.inference.answers import Answer, Label
 from timm_landmark.inference.namer import Namer, name_photos
 from timm_landmark.utils.errors import UserError
@@ -78,6 +77,7 @@ def build_app(namer: Namer, examples: Sequence[Path] = (), top: int = 5) -> "Blo
         UserError: If gradio is missing.
     """
     gradio = load_gradio()
+    explain, note = _heat_maps(namer)
     from gradio.utils import get_upload_folder
 
     uploads = Path(get_upload_folder()).resolve()
@@ -86,19 +86,18 @@ def build_app(namer: Namer, examples: Sequence[Path] = (), top: int = 5) -> "Blo
         """Names the uploaded photos, deletes them, and empties the field for the next ones."""
         files = _uploaded(dropped, uploads)
         try:
-            return render_answers(namer, files, top), None
+            return render_answers(namer, files, top, explain), None
         finally:
             for path, _ in files:
                 shutil.rmtree(path.parent, ignore_errors=True)  # gradio stores each file in a folder of its own
 
     def answer_example(index: int) -> str:
-        return render_answers(namer, [(examples[index], examples[index].name)], top)
+        return render_answers(namer, [(examples[index], examples[index].name)], top, explain)
 
     with gradio.Blocks(title="timm-landmark", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as app:
         # HTML in Markdown, because gradio's HTML component needs eval, which the page's policy forbids
-        gradio.Markdown(
-            _text("head.html.jinja", namer=namer, photos=MOST_PHOTOS, megabytes=MOST_MEGABYTES), latex_delimiters=[]
-        )
+        head = _text("head.html.jinja", namer=namer, photos=MOST_PHOTOS, megabytes=MOST_MEGABYTES, note=note)
+        gradio.Markdown(head, latex_delimiters=[])
         drop = gradio.File(file_count="multiple", label="Photos", height=160)
         result = gradio.Markdown(latex_delimiters=[])
         if examples:
@@ -112,6 +111,14 @@ def build_app(namer: Namer, examples: Sequence[Path] = (), top: int = 5) -> "Blo
         # without gradio's preprocessing: it would leave an empty file behind, and fetch addresses
         drop.upload(answer, drop, [result, drop], preprocess=False, api_visibility="private")
     return app
+
+
+def _heat_maps(namer: Namer) -> tuple[bool, str | None]:
+    """Whether there are heat maps for this model; if not, a sentence with the reason."""
+    try:
+        return bool(namer.explainer.layer), None
+    except UserError as error:
+        return False, f"The answers have no heat maps: {error}."
 
 
 def appearance() -> dict[str, Any]:
@@ -142,13 +149,14 @@ def _uploaded(dropped: Any, uploads: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def render_answers(namer: Namer, files: Sequence[tuple[Path, str]], top: int) -> str:
+def render_answers(namer: Namer, files: Sequence[tuple[Path, str]], top: int, explain: bool = False) -> str:
     """Names photos and renders them as HTML in which all text from outside is escaped.
 
     Args:
         namer: The model.
         files: Path and shown name of each photo.
         top: Guesses per photo.
+        explain: Whether to add heat maps.
     """
     if len(files) > MOST_PHOTOS:
         shown = [Shown("bad", f"{len(files)} photos are too many; drop at most {MOST_PHOTOS} at a time.")]
@@ -156,7 +164,8 @@ def render_answers(namer: Namer, files: Sequence[tuple[Path, str]], top: int) ->
         shown = [Shown("bad", "No photo arrived; drop it again.")]
     else:
         try:
-            answers = name_photos(namer, [path for path, _ in files], top, batch_size=1, workers=1)
+            paths = [path for path, _ in files]
+            answers = name_photos(namer, paths, top, 1, 1, thumbnails=True, explain=explain, side=SHOWN)
             shown = [_shown(answer, name, namer.labels) for answer, (_, name) in zip(answers, files, strict=True)]
         except UserError as error:  # of the model
             shown = [Shown("bad", f"{printable(str(error))}.")]
@@ -172,7 +181,7 @@ def _shown(answer: Answer, name: str, labels: Sequence[Label]) -> Shown:
         state=answer.decision,
         verdict=_verdict(answer, *guesses[0]),
         file=file,
-        picture=_picture(decode_rgb(answer.photo.path.read_bytes())),
+        picture=_picture(answer.photo.thumbnail) if answer.photo.thumbnail else None,
         heat=_picture(answer.heat) if answer.heat else None,
         guesses=guesses,
         truth=printable(answer.truth.name, 80) if answer.truth else None,
@@ -201,7 +210,6 @@ def _sentence(problem: str) -> str:
 
 def _picture(image: Image.Image) -> str:
     """A small JPEG as a data URI, so that no file is written for the page."""
-    image.thumbnail((SHOWN, SHOWN))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
