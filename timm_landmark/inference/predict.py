@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -10,7 +11,8 @@ from timm_landmark.inference.answers import Answer
 from timm_landmark.inference.namer import Namer, load_namer, name_photos
 from timm_landmark.inference.pages.gallery import check_page
 from timm_landmark.inference.photos import find_photos
-from timm_landmark.inference.rendering import render_csv, render_json, render_table
+from timm_landmark.inference.rendering import CSV_COLUMNS, render_csv, render_json, render_table
+from timm_landmark.runs.thresholds import Thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
@@ -30,7 +32,8 @@ def main(argv: list[str]) -> int:
         prog="timm-landmark predict",
         description=(
             "Names the landmark in photos. A photo that is not square is first resized to a square, like the training "
-            "data. Then the transform of the model's validation is applied."
+            "data. Then the transform of the model's validation is applied. If `evaluate` has set thresholds, a photo "
+            'may be "not certain" or show "none of the model\'s landmarks".'
         ),
         epilog="Exit code: 0 for success, 1 if a photo cannot be read (the others are named), 2 for a user error.",
     )
@@ -39,6 +42,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="guesses per photo (default: 5)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--gallery", type=Path, metavar="OUT.html", help="also write an HTML page with thumbnails")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="smallest probability of a certain guess (default: the model's)"
+    )
+    parser.add_argument("--no-threshold", action="store_true", help="name every photo, however uncertain")
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
@@ -46,11 +53,22 @@ def main(argv: list[str]) -> int:
     for name in ("top", "batch_size", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.threshold is not None:
+        if options.no_threshold:
+            raise UserError(f"--threshold {options.threshold} and --no-threshold contradict each other; give one")
+        if not 0 <= options.threshold <= 1:
+            raise UserError(f"--threshold {options.threshold}: must be a probability from 0 to 1, such as 0.8")
     if options.gallery is not None:
         check_page(options.gallery)
     settle_process()
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
+    if options.no_threshold:
+        namer = replace(namer, thresholds=Thresholds())
+    elif namer.note:
+        say(namer.note, file=sys.stderr)
+    if options.threshold is not None:
+        namer = replace(namer, thresholds=replace(namer.thresholds, certain=options.threshold))
     answers = name_photos(namer, paths, options.top, options.batch_size, options.workers, options.gallery is not None)
     return _report(namer, answers, len(paths), options.format, options.gallery)
 
@@ -63,7 +81,7 @@ def _report(namer: Namer, answers: Iterable[Answer], total: int, output: str, ga
 
     page = Gallery(namer.title, namer.labels) if gallery else None
     render = {"table": render_table, "csv": render_csv, "json": render_json}[output]
-    head = {"table": [], "csv": ["photo,rank,landmark_id,name,probability"], "json": ["["]}[output]
+    head = {"table": [], "csv": [CSV_COLUMNS], "json": ["["]}[output]
     bad = 0
     with tqdm(total=total, desc="predict", unit=" photos", disable=None) as progress:
 
@@ -78,7 +96,7 @@ def _report(namer: Namer, answers: Iterable[Answer], total: int, output: str, ga
                 if answer.photo.problem:
                     bad += 1
                     write(f"{escaped(answer.photo.path)}: {printable(answer.photo.problem)}", file=sys.stderr)
-                lines = render(answer, namer.labels)
+                lines = render(answer, namer.labels, namer.thresholds)
                 write(*(f"{',' if number else ' '}{line}" for line in lines) if output == "json" else lines)
                 if page is not None:
                     page.add(answer)
