@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from timm_landmark.inference.metrics.summary import (
     summarise_unknown,
 )
 from timm_landmark.inference.namer import load_namer, name_photos
+from timm_landmark.inference.pages.evaluation import write_evaluation_page
 from timm_landmark.inference.photos import find_photos
 from timm_landmark.inference.rendering import render_results
 from timm_landmark.inference.split_predictions import (
@@ -41,6 +42,7 @@ from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
 
 TARGET = 0.95  # of right answers
+PAGE = "evaluation.html"
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ def main(argv: list[str]) -> int:
     for each in (validation, now):
         if each is not None:
             write_atomic(run.path / f"predictions-{each.result['split']}.csv", render_predictions(each.predictions))
-    update_info(
-        run.path, evaluation={name: entry for name, entry in evaluation.items() if entry is not None}, **entries
-    )
-    say(*render_results(run, now.result, entries.get(KEY), unknown))
+    kept = {name: entry for name, entry in evaluation.items() if entry is not None}
+    run = replace(run, info=update_info(run.path, evaluation=kept, **entries))
+    page = run.path / PAGE
+    write_evaluation_page(run, data, options.split, now.predictions, classes, page, device)
+    say(*render_results(run, now.result, entries.get(KEY), unknown), f"{page}: the same with pictures")
     return 1 if unreadable else 0
 
 

@@ -1,16 +1,13 @@
 """The gallery of ``predict``: a self-contained HTML page with thumbnails, also for phones."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from timm_landmark.inference.answers import Answer, Label
 from timm_landmark.inference.metrics.accuracy import wilson
+from timm_landmark.inference.pages.templates import data_uri, template
 from timm_landmark.inference.photos import MOST_THUMBNAILS
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
@@ -67,8 +64,8 @@ class Gallery:
             shown = [each for rank, each in ranked if rank == 0 or each.probability >= LEAST]
             guesses = tuple((self._labels[each.index].name, each.probability) for each in shown)
             truth = answer.truth.name if answer.truth else None
-            picture = _data_uri(answer.photo.thumbnail)
-            heat = _data_uri(answer.heat) if answer.heat else ""
+            picture = data_uri(answer.photo.thumbnail)
+            heat = data_uri(answer.heat) if answer.heat else ""
             self._layer = answer.layer or self._layer
             self._cards.append(Card(picture, heat, escaped(answer.photo.path.name), guesses, truth, state))
 
@@ -85,20 +82,11 @@ class Gallery:
         Raises:
             UserError: If it cannot be written.
         """
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("timm_landmark.inference.pages", "."),
-            undefined=StrictUndefined,
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         judged = self._states["right"] + self._states["wrong"]
         cards = sorted(self._cards, key=lambda card: -card.guesses[0][1])
         try:
             with atomic_path(path) as temporary:
-                environment.get_template("gallery.html.jinja").stream(
+                template("gallery.html.jinja").stream(
                     title=self._title,
                     cards=cards,
                     layer=self._layer,
@@ -124,9 +112,3 @@ def check_page(path: Path) -> None:
         raise UserError(f"--gallery {path}: must end in .html; pass photos as positional arguments")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"--gallery {path}: must be a file in an existing folder")
-
-
-def _data_uri(thumbnail: Image.Image) -> str:
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, "JPEG", quality=72, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
