@@ -95,6 +95,18 @@ def test_readme_and_stated_runs_equal_a_fresh_render():
     assert report.main(["--check"]) == 0, "run python -m benchmarks.report and commit what it changes"
 
 
+def test_the_readme_shows_the_largest_set_with_all_seven_networks(tmp_path, monkeypatch):
+    large, small = tmp_path / "large", tmp_path / "small"
+    make_comparison(large, {"resnet50": 0.5, "resneat50": 0.5})
+    monkeypatch.setattr(report, "SETS", {large: "large", small: "small"})
+    assert report._main_comparison()[0] == "large", "the only one"
+    make_comparison(small, all_models(0.5))
+    assert report._main_comparison()[0] == "small"
+    shutil.rmtree(large)
+    make_comparison(large, all_models(0.5))
+    assert report._main_comparison()[0] == "large"
+
+
 def test_a_number_changed_by_hand_is_found(monkeypatch, capsys):
     read, readme = report._read, report.PAGES[0]
     changed = readme.read_text(encoding="utf-8").replace("| 16.2 |", "| 16.3 |", 1)
