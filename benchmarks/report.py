@@ -22,7 +22,13 @@ from typing import Any
 from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
-from benchmarks.rendering.sentences import prepare_sentence, scale_sentence, synthetic_sentence, verdict_summary
+from benchmarks.rendering.sentences import (
+    prepare_sentence,
+    scale_224_sentence,
+    scale_sentence,
+    synthetic_sentence,
+    verdict_summary,
+)
 from benchmarks.rendering.set_tables import ablation_tables, sets_table, variants, verdicts_table
 from benchmarks.rendering.speed_tables import speed_blocks, speed_ratios
 from benchmarks.rendering.tables import (
@@ -45,6 +51,7 @@ SYNTHETIC = RESULTS / "synthetic"
 SPEED = RESULTS / "speed.json"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
+SCALE_224 = RESULTS / "scale_224.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -193,7 +200,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
             for title, comparison in comparisons.items()
             for name, path in _figures(comparison)
         ),
-        "scale": scale_sentence(_scale(comparison)),
+        "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
         "prepare": prepare_sentence(_read_json(PREPARE)),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
@@ -240,6 +247,10 @@ def _picture(name: str, path: Path, title: str = "") -> str:
 def _scale(comparison: Comparison | None) -> dict[str, Any]:
     runs = comparison.runs.get("resneat50", []) if comparison else []
     return next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
+
+
+def _scale_224() -> list[str]:
+    return [scale_224_sentence(_read_json(SCALE_224))] if SCALE_224.exists() else []
 
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:
