@@ -8,7 +8,7 @@ Usage::
 
 Finished runs are skipped and an interrupted one is resumed, so the same command continues after any interruption. A
 model may also be a variant from ``ablations.py``. Options after ``--`` are passed to ``timm-landmark train``. OUT/runs
-contains the runs, OUT/results the results to keep, and OUT/report.md the tables.
+contains the runs, OUT/results the results to keep, and OUT/report.md and OUT/report.html the tables.
 """
 
 import argparse
@@ -150,7 +150,8 @@ def _report(results: Path, output: Path, quick: bool) -> int:
 
     code = write_report([results], output, quick)
     print((output / "report.md").read_text(encoding="utf-8").split("## The paper's claims")[0])
-    print(f"Report: {output / 'report.md'}\nFigures: {output / 'figures'}\nRuns: {output / 'runs'}")
+    print(f"Report: {output / 'report.md'}, for a browser: {output / 'report.html'}")
+    print(f"Figures: {output / 'figures'}\nRuns: {output / 'runs'}")
     return code
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
+from benchmarks.rendering.page import write_page
 from benchmarks.rendering.sentences import (
     prepare_sentence,
     scale_224_sentence,
@@ -254,7 +255,10 @@ def _scale_224() -> list[str]:
 
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:
-    """Writes ``report.md`` and figures of one collected comparison, or of several side by side, into ``output``."""
+    """Writes ``report.md`` and figures of one collected comparison, or of several side by side, into ``output``.
+
+    For one comparison, also ``report.html``.
+    """
     from benchmarks.rendering.figures import draw
 
     for folder in folders:
@@ -270,6 +274,7 @@ def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> 
     if alone:
         counts, comparison = _read_json(COUNTS), comparisons[folders[0].name]
         verdicts = claims.judge_all(counts, judge(comparison), {})
+        write_page(comparison, verdicts, output / "report.html", quick)
         contents |= {"sets": table_3(comparison, counts, quick), "verdicts": claims_table(verdicts)}
     parts = ["# Comparison of the trained networks", contents["sets"], *pictures]
     parts += ["## The paper's claims", contents["verdicts"]]

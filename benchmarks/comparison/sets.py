@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
-def _without_torch(room: str, name: str) -> ModuleType:
+def without_torch(room: str, name: str) -> ModuleType:
     """Imports a module of the package by its path, because the package's ``__init__`` imports torch."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "timm_landmark" / room / f"{name}.py")
     assert spec is not None and spec.loader is not None
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from timm_landmark.data.address import Place
     from timm_landmark.inference.metrics import accuracy as metrics
 else:
-    claims, metrics = _without_torch("accounting", "claims"), _without_torch("inference/metrics", "accuracy")
+    claims, metrics = without_torch("accounting", "claims"), without_torch("inference/metrics", "accuracy")
 
 
 @dataclass(frozen=True)

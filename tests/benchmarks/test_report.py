@@ -45,6 +45,21 @@ def test_report_of_a_comparison(tmp_path):
         assert "<svg" in (tmp_path / "out" / "figures" / f"{name}.svg").read_text()
 
 
+def test_page_of_a_comparison(tmp_path):
+    folder = make_comparison(tmp_path / "c", all_models(0.5, seresnet50=0.75), n=100, seeds=(0, 1))
+    output = tmp_path / "out"
+    (output / "runs" / "seresnet50-s1").mkdir(parents=True)
+    (output / "runs" / "seresnet50-s1" / "evaluation.html").touch()
+    report.write_report([folder], output, quick=True)
+    text = (output / "report.html").read_text()
+    low, high = metrics.wilson(75, 100)
+    assert text.count(f"<td>75.0 [{100 * low:.1f}, {100 * high:.1f}]</td>") == 2
+    assert text.count('<a href="runs/') == 1 and 'href="runs/seresnet50-s1/evaluation.html"' in text
+    assert text.count("<polyline") == 2 * 2 * len(SEVEN)  # two charts, two seeds
+    assert "the accuracies mean nothing" in text and "**" not in text and "<script" not in text
+    assert all(claim.text.replace('"', "&#34;").replace("'", "&#39;") in text for claim in claims.CLAIMS)
+
+
 def test_a_folder_that_is_no_comparison_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         report.main(["--comparison", str(tmp_path), "--output", str(tmp_path / "out")])
