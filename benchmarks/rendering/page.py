@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.comparison.sets import REPOSITORY, Comparison, FinishedRun, without_torch, claims
+from benchmarks.comparison.sets import REPOSITORY, Comparison, FinishedRun, claims, without_torch
 from benchmarks.rendering.tables import accuracy, limits
 
 if TYPE_CHECKING:
