@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
+from benchmarks.rendering.inference_tables import unknown_table
 from benchmarks.rendering.page import write_page
 from benchmarks.rendering.sentences import (
     prepare_sentence,
@@ -53,6 +54,7 @@ SPEED = RESULTS / "speed.json"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
 SCALE_224 = RESULTS / "scale_224.json"
+UNKNOWN = RESULTS / "unknown.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -202,6 +204,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
             for name, path in _figures(comparison)
         ),
         "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
+        "unknown": unknown_table(_read_json(UNKNOWN) if UNKNOWN.exists() else {}),
         "prepare": prepare_sentence(_read_json(PREPARE)),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
