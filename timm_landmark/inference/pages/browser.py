@@ -191,8 +191,8 @@ def _shown(answer: Answer, name: str, labels: Sequence[Label]) -> Shown:
 def _verdict(answer: Answer, name: str, probability: float) -> str:
     if answer.decision == "landmark":
         return name
-    start = "Not certain" if answer.decision == "uncertain" else "None of its landmarks"
-    return f"{start} (best guess: {name}, {100 * probability:.0f} %)"
+    start = "Not certain" if answer.decision == "uncertain" else "None of the model's landmarks"
+    return f"{start} (best guess {name}, {100 * probability:.0f} %)"
 
 
 def _sentence(problem: str) -> str:
