@@ -82,17 +82,21 @@ def main(argv: list[str]) -> int:
 
 
 def serve_space(model: str) -> None:
-    """Serves the page in a Hugging Face Space, where Gradio's own settings give address and port; does not return.
+    """Serves the page in a Hugging Face Space, where Gradio's own settings give address and port.
 
     Args:
         model: An exported folder, or ``hf-hub:ORG/NAME[@REVISION]``.
 
     Raises:
-        UserError: If the model cannot be loaded.
+        SystemExit: If the model cannot be loaded, with the reason, and at the end.
     """
     settle_process()
     with private_uploads():
-        build_app(load_namer(model)).launch(**appearance())
+        try:
+            app = build_app(load_namer(model))
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        app.launch(**appearance())
 
 
 def example_photos(source: str) -> list[Path]:
