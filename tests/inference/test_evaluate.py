@@ -19,9 +19,10 @@ from train_data import make_data
 
 from timm_landmark import cli
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.inference.evaluate import main, render_predictions, summarise
+from timm_landmark.inference.evaluate import main
 from timm_landmark.inference.metrics.accuracy import gap, gap_interval, wilson
-from timm_landmark.inference.split_predictions import Prediction, write_features
+from timm_landmark.inference.metrics.summary import summarise
+from timm_landmark.inference.split_predictions import Prediction, render_predictions, write_features
 from timm_landmark.runs.folder import best_epoch, read_run_info, read_summary
 from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.errors import UserError
@@ -159,6 +160,7 @@ def test_it_adds_to_run_json_and_names_every_image(run, data, capsys):
     assert "28 images of test" in capsys.readouterr().out
     after = read_run_info(run)
     assert after.pop("evaluation") == evaluation
+    assert after.pop("thresholds")["epoch"] == evaluation["test"]["epoch"]
     assert after == before
     assert evaluation.keys() == {"validation", "test"}
     with open(run / "predictions-test.csv", newline="") as file:
@@ -207,7 +209,7 @@ def test_kept_logits_and_features_reproduce_the_answers(run):
 def test_features_that_float16_cannot_hold_are_not_kept(tmp_path, value):
     logits = np.zeros((2, 3), np.float16)
     with pytest.raises(UserError, match="--keep-features: some pooled features are not finite in float16"):
-        write_features(tmp_path / "f.npz", ["a", "b"], logits, np.array([[1.0], [value]]).astype(np.float16))
+        write_features(tmp_path / "f.npz", ["a", "b"], logits, np.array([[1.0], [value]]).astype(np.float16), 1, "d")
     assert list(tmp_path.iterdir()) == []
 
 

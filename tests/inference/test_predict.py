@@ -26,6 +26,7 @@ from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.inference import photos as photos_module
 from timm_landmark.inference.namer import load_namer, name_photos
 from timm_landmark.inference.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
+from timm_landmark.inference.rendering import CSV_COLUMNS
 from timm_landmark.runs.model import load_run, load_run_model
 from timm_landmark.utils.device import default_device
 
@@ -220,7 +221,7 @@ def test_answers_that_are_no_numbers_are_an_error(data, tmp_path, capsys, form):
     assert cli(["predict", str(run), str(data / "test"), *options]) == 2
     out, err = capsys.readouterr()
     assert "test_resnet of run: the model's logits are not finite" in err and "nan" not in out.lower()
-    assert out == {"table": "", "csv": "photo,rank,landmark_id,name,probability\n", "json": "[\n]\n"}[form]
+    assert out == {"table": "", "csv": f"{CSV_COLUMNS}\n", "json": "[\n]\n"}[form]
     assert not (tmp_path / "page.html").exists()
 
 

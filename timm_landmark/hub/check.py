@@ -14,6 +14,7 @@ from timm_landmark.data.layout import FILES, ClassRow, read_rows
 from timm_landmark.hub.config import id_and_name, read_config
 from timm_landmark.hub.exported import PREFIX, fetch, read_tensors
 from timm_landmark.runs.folder import INFO
+from timm_landmark.runs.thresholds import KEY, read_thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_errors import split_revision
 from timm_landmark.utils.hub_files import CARD, CONFIG, VECTORS, WEIGHTS
@@ -124,6 +125,13 @@ def _config(source: str, folder: Path) -> Iterator[str]:
     config = read_config(folder)
     if config.pretrained.get("hf_hub_filename") != WEIGHTS or config.pretrained.get("custom_load"):
         yield f"{CONFIG}: names {config.pretrained.get('hf_hub_filename')!r} as weights instead of {WEIGHTS}"
+    try:
+        stated = read_thresholds(json.loads((folder / INFO).read_text(encoding="utf-8")).get(KEY))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        yield f"{INFO}: its {KEY} cannot be read ({printable(str(error), 120)})"
+    else:
+        if stated != config.thresholds:
+            yield f"{CONFIG}: {KEY} {config.thresholds.as_dict()}, but {stated.as_dict()} in {INFO}"
     if not config.labels:
         yield f"{CONFIG}: label names are missing"
     try:

@@ -4,11 +4,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from timm_landmark.data.layout import ClassRow
+from timm_landmark.runs.thresholds import KEY, Thresholds, read_thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_files import CONFIG
 from timm_landmark.utils.text import printable
@@ -27,7 +28,7 @@ class ModelConfig:
 
     ``labels`` (``label_names``), ``names`` (their descriptions) and ``landmark_ids`` are in the order of the model's
     outputs. If config.json has no labels, names and ids are the output indices. ``transform`` contains the arguments
-    of ``timm.data.create_transform``.
+    of ``timm.data.create_transform``. ``thresholds`` are those for naming a landmark, if ``evaluate`` was run.
     """
 
     architecture: str
@@ -37,6 +38,7 @@ class ModelConfig:
     landmark_ids: tuple[str, ...]
     transform: dict[str, Any]
     pretrained: dict[str, Any]
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property
     def name(self) -> str:
@@ -121,6 +123,7 @@ def _checked(config: Any) -> ModelConfig:
         landmark_ids=_texts("landmark_ids", config.get("landmark_ids") or (), num_classes) or labels or indices,
         transform=transform,
         pretrained=stated,
+        thresholds=read_thresholds(config.get(KEY)),
     )
 
 

@@ -15,9 +15,10 @@ from timm_landmark.data.address import place
 from timm_landmark.data.check import SUMS, read_sums, write_sums
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
 from timm_landmark.hub.config import class_names
-from timm_landmark.hub.model_card import Measured, data_facts, evaluations, render_card
+from timm_landmark.hub.model_card import Measured, exported_info, licence_note, render_card
 from timm_landmark.runs.folder import INFO, SUMMARY
 from timm_landmark.runs.model import Run, load_run, load_run_model
+from timm_landmark.runs.thresholds import KEY, run_thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
 from timm_landmark.utils.hub_files import CARD, CONFIG, LICENSE, ONNX, VECTORS, WEIGHTS
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> int:
     if options.data is not None:
         run = replace(run, data=options.data)
     name = checked_name(options.name, run)
+    if note := run_thresholds(run)[1]:
+        say(note)
     with new_folder(options.output, options.overwrite) as folder:
         export_run(run, folder, name, options.dtype, options.license)
         if options.onnx:
@@ -184,8 +187,8 @@ def export_run(run: Run, folder: Path, name: str, dtype: str, licence: str) -> N
     measured = _measure(model, run, dtype, tolerance)
     card = render_card(run, name, classes, measured, licence)
     write_atomic(folder / CARD, card)
-    write_atomic(folder / LICENSE, _licence_note(run, classes, licence))
-    write_json(folder / INFO, {**run.info, "evaluation": {each["split"]: each for each in evaluations(run)}})
+    write_atomic(folder / LICENSE, licence_note(run, classes, licence))
+    write_json(folder / INFO, exported_info(run))
     write_rows(folder, ClassRow, classes)
     write_atomic(folder / SUMMARY, (run.path / SUMMARY).read_bytes())
 
@@ -202,6 +205,7 @@ def save_weights(
     import torch
     from timm.models import save_for_hf
 
+    thresholds, _ = run_thresholds(run)
     model.to(memory_format=torch.contiguous_format)  # safetensors rejects channels_last tensors
     if dtype == "fp16":
         model.half()
@@ -210,7 +214,7 @@ def save_weights(
     save_for_hf(
         model,
         str(folder),
-        model_config=class_names(classes),
+        model_config={**class_names(classes), KEY: thresholds.as_dict()},
         model_args=dict(run.args.get("model_kwargs") or {}),
         safe_serialization=True,
     )
@@ -285,14 +289,3 @@ def _feature_shapes(run: Run) -> tuple[tuple[int, ...], ...]:
         return ()
     with torch.inference_mode():
         return tuple(tuple(each.shape) for each in model(torch.zeros(1, *run.input_size)))
-
-
-def _licence_note(run: Run, classes: Sequence[ClassRow], licence: str) -> str:
-    data = data_facts(run, classes)
-    return (
-        f"The weights in this folder: {licence}.\n"
-        "The code of the architecture: timm-landmark and timm, both Apache-2.0 (https://www.apache.org/licenses/"
-        "LICENSE-2.0).\n"
-        f"The training photos are not part of this folder and have their own licences. "
-        f"{data['licence']}\n"
-    )

@@ -8,6 +8,7 @@ from timm_landmark.data.card import rights
 from timm_landmark.data.layout import SPLITS, ClassRow
 from timm_landmark.runs.folder import best_epoch, read_summary
 from timm_landmark.runs.model import Run
+from timm_landmark.runs.thresholds import KEY, run_thresholds
 from timm_landmark.utils.text import markdown, printable
 
 PAPER = (
@@ -105,7 +106,8 @@ def run_metrics(info: dict[str, Any]) -> dict[tuple[str, str], float]:
     """Returns the results in ``run.json`` under the names used in the card's metadata."""
     return {
         (evaluation["split"], label): evaluation[key]["value"]
-        for evaluation in (info.get("evaluation") or {}).values()
+        for split, evaluation in (info.get("evaluation") or {}).items()
+        if split in SPLITS
         for key, label in _labels(evaluation)
     }
 
@@ -147,11 +149,22 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
 def evaluations(run: Run) -> list[dict[str, Any]]:
     """Returns the run's evaluations of its best epoch, which is exported; the test split comes first."""
     epoch = best_epoch(read_summary(run.path), run.args.get("eval_metric", "top1"))
-    found = [each for each in (run.info.get("evaluation") or {}).values() if each["epoch"] == epoch]
+    every = run.info.get("evaluation") or {}
+    found = [every[split] for split in SPLITS if split in every and every[split]["epoch"] == epoch]
     found = [
         {**each, "per_class": [{**row, "name": printable(row["name"])} for row in each["per_class"]]} for each in found
     ]
     return sorted(found, key=lambda each: (each["split"] != "test", each["split"]))
+
+
+def exported_info(run: Run) -> dict[str, Any]:
+    """The content of run.json, with the results and thresholds of the exported epoch only."""
+    found = {each["split"]: each for each in evaluations(run)}
+    unknown = (run.info.get("evaluation") or {}).get("unknown") or {}
+    if "test" in found and unknown.get("epoch") == found["test"]["epoch"]:
+        found["unknown"] = unknown
+    stale = run_thresholds(run)[1] is not None
+    return {**{key: value for key, value in run.info.items() if not (stale and key == KEY)}, "evaluation": found}
 
 
 def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +245,17 @@ def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
         "licence": drawn or known["licence_text"],
         "citations": known["citations"],
     }
+
+
+def licence_note(run: Run, classes: Sequence[ClassRow], licence: str) -> str:
+    """Renders the file LICENSE."""
+    return (
+        f"The weights in this folder: {licence}.\n"
+        "The code of the architecture: timm-landmark and timm, both Apache-2.0 (https://www.apache.org/licenses/"
+        "LICENSE-2.0).\n"
+        "The training photos are not part of this folder and have their own licences. "
+        f"{data_facts(run, classes)['licence']}\n"
+    )
 
 
 def _family(model: str) -> str | None:

@@ -1,39 +1,130 @@
-"""``timm-landmark evaluate``: top-1, top-5 and GAP of a run's best checkpoint on a split, with intervals."""
+"""``timm-landmark evaluate``: how often a run's best checkpoint is right on a split, and when it should not answer."""
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Sequence
+import argparse
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_landmark.data.address import place
-from timm_landmark.data.layout import SPLITS, ClassRow, data_digest
-from timm_landmark.inference.metrics.accuracy import gap, gap_interval, wilson
-from timm_landmark.inference.split_predictions import Prediction, predict_split
+import numpy as np
+
+from timm_landmark.data.address import Place, place
+from timm_landmark.data.check import SUMS, read_sums
+from timm_landmark.data.images import settle_process
+from timm_landmark.data.layout import SPLITS, ManifestRow, data_digest, read_rows
+from timm_landmark.inference.metrics.summary import (
+    choose_thresholds,
+    retrieval,
+    selective,
+    summarise,
+    summarise_unknown,
+)
+from timm_landmark.inference.namer import load_namer, name_photos
+from timm_landmark.inference.photos import find_photos
+from timm_landmark.inference.rendering import render_results
+from timm_landmark.inference.split_predictions import (
+    Prediction,
+    predict_split,
+    read_features,
+    read_predictions,
+    render_predictions,
+)
 from timm_landmark.runs.checkpoints import checkpoint_epoch
 from timm_landmark.runs.folder import update_info
 from timm_landmark.runs.model import Run, load_run
+from timm_landmark.runs.thresholds import KEY, read_thresholds
 from timm_landmark.training import checks
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.files import write_atomic
+from timm_landmark.utils.files import sha256_file, write_atomic
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
+
+TARGET = 0.95  # of right answers
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A split: its predictions, their pooled features if the model has them, and the results for run.json."""
+
+    predictions: list[Prediction]
+    pooled: np.ndarray | None
+    result: dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
     """Runs the verb: prints the metrics, writes them to ``run.json``, and writes the predictions to a csv file.
 
+    Returns:
+        0, or 1 if a photo of ``--unknown`` cannot be read (it is reported and left out).
+
     Raises:
         UserError: If the run, its checkpoint or the data set is missing, or they do not fit together.
     """
+    options = _parser().parse_args(argv)
+    _check(options)
+    device = options.device or default_device()
+    check_device(device)
+    run = load_run(options.run)
+    data = options.data or run.data
+    if data is None:
+        raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, does not exist; pass it with --data")
+    classes = checks.check_data(data)
+    checks.check_classes(run.path, classes, f"--data {data}")
+    tested = options.split == "test"
+    checks.check_splits(data, [options.split, *["validation"] * tested])
+    photos = unknown_photos(options.unknown, data) if options.unknown else {}
+    source = {"epoch": checkpoint_epoch(run.checkpoint), "data_digest": data_digest(data)}
+
+    def evaluated(split: str, features: Path | None = None) -> Evaluated:
+        pool = tested or features is not None
+        found, pooled = predict_split(run, data, split, device, options.batch_size, options.workers, features, pool)
+        head = {"split": split, "checkpoint": run.checkpoint.name, **source}
+        return Evaluated(found, pooled, {**head, **summarise(found, classes)})
+
+    validation = (saved_validation(run, source) or evaluated("validation")) if tested else None
+    now = evaluated(options.split, run.path / f"features-{options.split}.npz" if options.keep_features else None)
+    entries: dict[str, Any] = {}
+    unknown: dict[str, Any] | None = None
+    unreadable = 0
+    if validation is not None:
+        thresholds = {**choose_thresholds(validation.predictions, options.target_accuracy or TARGET), **source}
+        now.result["selective"] = selective(now.predictions, thresholds["certain"])
+        now.result["retrieval"] = retrieval(now.predictions, now.pooled, validation.predictions, validation.pooled)
+        if photos:
+            named, unreadable = _name_unknown(run, photos, device, options)
+            thresholds["none"], unknown = summarise_unknown(
+                now.predictions, validation.predictions, named, read_thresholds(thresholds)
+            )
+            head = {"folder": printable(Path(options.unknown).resolve().name), "unreadable": unreadable}
+            unknown = {**head, "target_accuracy": thresholds["target_accuracy"], **source, **unknown}
+        elif unknown := _earlier_unknown(run, thresholds):
+            thresholds["none"] = (unknown["none"] or {}).get("threshold")
+        entries[KEY] = thresholds
+    evaluation = dict(run.info.get("evaluation") or {})
+    if validation is not None:
+        evaluation |= {"validation": validation.result, "unknown": unknown}
+    evaluation[options.split] = now.result
+    for each in (validation, now):
+        if each is not None:
+            write_atomic(run.path / f"predictions-{each.result['split']}.csv", render_predictions(each.predictions))
+    update_info(
+        run.path, evaluation={name: entry for name, entry in evaluation.items() if entry is not None}, **entries
+    )
+    say(*render_results(run, now.result, entries.get(KEY), unknown))
+    return 1 if unreadable else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="timm-landmark evaluate",
         description=(
             "Computes top-1, top-5, GAP and top-1 per class, each with a 95 % interval, for the checkpoint that is "
-            "best on validation. Writes them to RUN/run.json, and one line per image to RUN/predictions-SPLIT.csv."
+            "best on validation. Writes them to RUN/run.json, and one line per image to RUN/predictions-SPLIT.csv. On "
+            "test, also chooses the confidence from which an answer is certain, on validation, and measures "
+            "it and retrieval with the pooled features."
         ),
+        epilog="Exit code: 0 for success, 1 if a photo of --unknown cannot be read, 2 for a user error.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (train --output)")
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
@@ -46,91 +137,123 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="also write the logits and pooled features of each image, in float16, to RUN/features-SPLIT.npz",
     )
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "--target-accuracy",
+        type=float,
+        metavar="P",
+        help=f"share of the certain answers that are right on validation (default: {TARGET})",
+    )
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        metavar="FOLDER",
+        help="photos of none of the classes: measures how well they are told apart from the others, and chooses the "
+        "confidence below which a photo shows none of the landmarks",
+    )
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
     if options.split not in SPLITS:
         raise UserError(f"--split {options.split}: must be one of {', '.join(SPLITS)}")
     for name, least in (("batch_size", 1), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
-
-    device = options.device or default_device()
-    check_device(device)
-    run = load_run(options.run)
-    data = options.data or run.data
-    if data is None:
-        raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, does not exist; pass it with --data")
-    classes = checks.check_data(data)
-    checks.check_classes(run.path, classes, f"--data {data}")
-    checks.check_splits(data, [options.split])
-    features = run.path / f"features-{options.split}.npz" if options.keep_features else None
-    predictions = predict_split(run, data, options.split, device, options.batch_size, options.workers, features)
-    result = summarise(predictions, classes)
-    result = {
-        "split": options.split,
-        "checkpoint": run.checkpoint.name,
-        "epoch": checkpoint_epoch(run.checkpoint),
-        "data_digest": data_digest(data),
-        **result,
-    }
-    write_atomic(run.path / f"predictions-{options.split}.csv", render_predictions(predictions))
-    update_info(run.path, evaluation={**run.info.get("evaluation", {}), options.split: result})
-    _print(run, result)
-    return 0
+    for name in ("target_accuracy", "unknown"):
+        if (value := getattr(options, name)) is not None and options.split != "test":
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value}: is for the split test only, not for --split {options.split}")
+    if options.target_accuracy is not None and not 0 < options.target_accuracy < 1:
+        raise UserError(f"--target-accuracy {options.target_accuracy}: must be between 0 and 1, such as {TARGET}")
 
 
-def summarise(predictions: Sequence[Prediction], classes: Sequence[ClassRow]) -> dict[str, Any]:
-    """Computes top-1, top-5, GAP and top-1 per class, as values in 0..1 with 95 % intervals.
+def saved_validation(run: Run, source: dict[str, Any]) -> Evaluated | None:
+    """Reads an earlier evaluation of validation, with ``--keep-features``, from the run folder.
 
-    ``top_k`` is 5, or the number of classes if there are fewer.
+    Returns:
+        None if it is missing or incomplete, or of another epoch or data set than ``source``.
     """
-    hits = [prediction.correct for prediction in predictions]
-    within = [prediction.folder in prediction.top for prediction in predictions]
-    confidences = [prediction.confidence for prediction in predictions]
-    images = Counter(prediction.folder for prediction in predictions)
-    correct = Counter(prediction.folder for prediction in predictions if prediction.correct)
-    low, high = gap_interval(confidences, hits)
-    return {
-        "images": len(predictions),
-        "top_k": len(predictions[0].top),
-        "top1": _share(sum(hits), len(hits)),
-        "top5": _share(sum(within), len(within)),
-        "gap": {
-            "value": gap(confidences, hits, [prediction.image_id for prediction in predictions]),
-            "interval": [low, high],
-            "interval_by": "bootstrap of the images, 1000 samples",
-        },
-        "per_class": [
-            {"class": row.folder, "name": row.name, **_share(correct[row.folder], images[row.folder])}
-            for row in classes
-        ],
-    }
+    result = (run.info.get("evaluation") or {}).get("validation") or {}
+    if any(result.get(name) != value for name, value in source.items()) or "risk_coverage" not in result:
+        return None
+    found = read_predictions(run.path / "predictions-validation.csv") or []
+    if (len(found), sum(each.correct for each in found)) != (result["images"], result["top1"]["correct"]):
+        return None
+    ids = [each.image_id for each in found]
+    pooled = read_features(run.path / "features-validation.npz", ids, source["epoch"], source["data_digest"])
+    return None if pooled is None else Evaluated(found, pooled, result)
 
 
-def _share(correct: int, images: int) -> dict[str, Any]:
-    value = correct / images if images else None
-    return {"value": value, "correct": correct, "images": images, "interval": list(wilson(correct, images))}
+def unknown_photos(folder: Path, data: Place) -> dict[Path, str]:
+    """Finds the photos of ``--unknown``.
+
+    Returns:
+        Path -> hex SHA-256 of the file; empty for a file that cannot be read.
+
+    Raises:
+        UserError: If the folder does not exist, has no photos, or has photos of the data set.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--unknown {folder}: no such folder; pass a folder with photos of none of the classes")
+    known = {row.sha256 for row in read_rows(data, ManifestRow)}
+    if isinstance(data, Path):
+        inner, outer = folder.resolve(), data.resolve()
+        if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+            raise UserError(
+                f"--unknown {folder}: is in the data set {data} or contains it; pass a folder with photos of none of "
+                "the classes"
+            )
+        known |= set(read_sums(data).values()) if (data / SUMS).is_file() else set()
+    try:
+        paths = find_photos([folder])
+    except UserError as error:
+        raise UserError(f"--unknown {error}") from None
+    found: dict[Path, str] = {}
+    for path in paths:
+        try:
+            found[path] = sha256_file(path)
+        except OSError:
+            found[path] = ""
+        if found[path] in known:
+            raise UserError(
+                f"--unknown {folder}: {path} is also in the data set {data}; remove it from the folder, which must "
+                "show none of the classes"
+            )
+    return found
 
 
-def render_predictions(predictions: Sequence[Prediction]) -> str:
-    """Renders csv text: image_id, class, prediction, confidence, top5 (class folders separated by spaces)."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_id", "class", "prediction", "confidence", "top5"])
-    for row in predictions:
-        writer.writerow([escaped(row.image_id), row.folder, row.top[0], f"{row.confidence:.6f}", " ".join(row.top)])
-    return buffer.getvalue()
+def _name_unknown(
+    run: Run, photos: dict[Path, str], device: str, options: argparse.Namespace
+) -> tuple[list[tuple[str, float]], int]:
+    """The SHA-256 and the confidence of each photo that can be read, and the number of the others."""
+    from tqdm import tqdm
+
+    settle_process()
+    answers = name_photos(load_namer(str(run.path), device), photos, 1, options.batch_size)
+    named = []
+    for answer in tqdm(answers, total=len(photos), desc=escaped(f"{run.path.name} unknown"), unit="photo"):
+        if answer.photo.problem:
+            say(f"{answer.photo.path}: {printable(answer.photo.problem)}", file=sys.stderr)
+        else:
+            named.append((photos[answer.photo.path], answer.guesses[0].probability))
+    bad = len(photos) - len(named)
+    if not named:
+        raise UserError(f"--unknown {options.unknown}: none of its {bad} photos can be read; pass other photos")
+    if bad:
+        say(f"{bad} of {len(photos)} unknown photos cannot be read and are left out", file=sys.stderr)
+    return named, bad
 
 
-def _print(run: Run, result: dict[str, Any]) -> None:
-    say(f"{run.path}: {run.model}, epoch {result['epoch']}, {result['images']} images of {result['split']}")
-    for name, label in (("top1", "top-1"), ("top5", f"top-{result['top_k']}"), ("gap", "GAP")):
-        low, high = result[name]["interval"]
-        note = " (always 1 for this number of classes)" if name == "top5" and result["top_k"] >= run.num_classes else ""
-        say(f"  {label:<6} {result[name]['value']:.4f}   95 %: {low:.4f} .. {high:.4f}{note}")
-    for row in sorted(result["per_class"], key=lambda row: -(row["value"] or 0.0))[:20]:
-        low, high = row["interval"]
-        if row["images"]:
-            share = f"{row['correct']:>5} of {row['images']:<5}"
-            say(f"  {row['class']} {printable(row['name'], 40):<40} {share} {low:.2f} .. {high:.2f}")
-    if len(result["per_class"]) > 20:
-        say(f"  ... the other {len(result['per_class']) - 20} classes are in {run.path / 'run.json'}")
+def _earlier_unknown(run: Run, thresholds: dict[str, Any]) -> dict[str, Any] | None:
+    """The results of an earlier ``--unknown`` if they still hold, else None, with a message if there are some."""
+    earlier = (run.info.get("evaluation") or {}).get("unknown")
+    if not earlier or all(
+        earlier.get(name) == thresholds[name] for name in ("epoch", "data_digest", "target_accuracy")
+    ):
+        return earlier
+    say(
+        "the results with unknown photos were of another epoch, data set or --target-accuracy and are removed; "
+        f"measure them again with --unknown (before: {earlier.get('folder')})",
+        file=sys.stderr,
+    )
+    return None

@@ -1,7 +1,7 @@
 """Loading a model with its labels and its transform, and naming photos with it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from timm_landmark.inference.heat_maps import Explainer, load_explainer, overlay
 from timm_landmark.inference.photos import MOST_THUMBNAILS, STORED, Photo, read_photos, squashed, true_class
 from timm_landmark.runs.folder import INFO
 from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.runs.thresholds import Thresholds, run_thresholds
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_files import CONFIG
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Namer:
-    """A model with its labels and its preprocessing."""
+    """A model with its labels, its preprocessing and its thresholds; ``note`` says why thresholds are not used."""
 
     model: "nn.Module"
     labels: tuple[Label, ...]
@@ -38,6 +39,8 @@ class Namer:
     title: str
     input_size: tuple[int, int, int] = (3, 224, 224)
     crop_pct: float = 1.0
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    note: str | None = None
 
     @cached_property
     def explainer(self) -> Explainer:
@@ -64,18 +67,20 @@ def load_namer(source: str, device: str | None = None) -> Namer:
 
     device = device or default_device()
     check_device(device)
+    note = None
     if source.startswith(PREFIX) or (Path(source) / CONFIG).is_file():
         model, config = load_model(source)
         if not config.num_classes:
             raise UserError(f"{source} has no classifier (num_classes 0); use a model with classes")
         title = f"{config.architecture} of {source}"
         labels = [Label(*pair) for pair in zip(config.landmark_ids, config.names, strict=True)]
-        settings = config.transform
+        settings, thresholds = config.transform, config.thresholds
     elif (Path(source) / INFO).is_file():
         run = load_run(Path(source))
         labels = [class_label(row) for row in read_rows(run.path, ClassRow)]
         if len(labels) != run.num_classes:
             raise UserError(f"{source}: {len(labels)} classes in classes.csv, {run.num_classes} in the model")
+        thresholds, note = run_thresholds(run)
         model, title = load_run_model(run), f"{run.model} of {run.path.absolute().name}"
         names = ("input_size", "interpolation", "mean", "std", "crop_pct")
         settings = {name: getattr(run, name) for name in names}
@@ -95,6 +100,8 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         title=printable(title),
         input_size=settings["input_size"],
         crop_pct=settings["crop_pct"],
+        thresholds=thresholds,
+        note=note,
     )
 
 
@@ -163,10 +170,11 @@ def _name_batch(namer: Namer, batch: Sequence[Photo], top: int, explain: bool) -
         row = true_class(photo.path)
         truth = class_label(row) if row else None
         small = Photo(photo.path, None, photo.thumbnail, photo.problem)  # without the pixels
+        guesses = ranked.get(photo.path, ())
+        decision = namer.thresholds.decide(guesses[0].probability) if guesses else "landmark"
         heat = heats.get(photo.path)
         layer = namer.explainer.layer if heat else None
-        known_truth = truth is None or truth in known
-        yield Answer(small, ranked.get(photo.path, ()), truth, known_truth, heat=heat, layer=layer)
+        yield Answer(small, guesses, truth, truth is None or truth in known, decision, heat, layer)
 
 
 def _heats(

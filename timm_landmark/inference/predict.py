@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -11,7 +12,8 @@ from timm_landmark.inference.heat_maps import check_available
 from timm_landmark.inference.namer import Namer, load_namer, name_photos
 from timm_landmark.inference.pages.gallery import check_page
 from timm_landmark.inference.photos import find_photos
-from timm_landmark.inference.rendering import render_csv, render_json, render_table
+from timm_landmark.inference.rendering import CSV_COLUMNS, render_csv, render_json, render_table
+from timm_landmark.runs.thresholds import Thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
@@ -31,7 +33,8 @@ def main(argv: list[str]) -> int:
         prog="timm-landmark predict",
         description=(
             "Names the landmark in photos. A photo that is not square is first resized to a square, like the training "
-            "data. Then the transform of the model's validation is applied."
+            "data. Then the transform of the model's validation is applied. If `evaluate` has set thresholds, a photo "
+            'may be "not certain" or show "none of the model\'s landmarks".'
         ),
         epilog="Exit code: 0 for success, 1 if a photo cannot be read (the others are named), 2 for a user error.",
     )
@@ -41,6 +44,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--gallery", type=Path, metavar="OUT.html", help="also write an HTML page with thumbnails")
     parser.add_argument("--explain", action="store_true", help="with --gallery: show where the network looked")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="smallest probability of a certain guess (default: the model's)"
+    )
+    parser.add_argument("--no-threshold", action="store_true", help="name every photo, however uncertain")
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
@@ -48,6 +55,11 @@ def main(argv: list[str]) -> int:
     for name in ("top", "batch_size", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.threshold is not None:
+        if options.no_threshold:
+            raise UserError(f"--threshold {options.threshold} and --no-threshold contradict each other; give one")
+        if not 0 <= options.threshold <= 1:
+            raise UserError(f"--threshold {options.threshold}: must be a probability from 0 to 1, such as 0.8")
     if options.gallery is not None:
         check_page(options.gallery)
     if options.explain:
@@ -57,6 +69,12 @@ def main(argv: list[str]) -> int:
     settle_process()
     paths = find_photos(options.photos)
     namer = load_namer(options.model, options.device)
+    if options.no_threshold:
+        namer = replace(namer, thresholds=Thresholds())
+    elif namer.note:
+        say(namer.note, file=sys.stderr)
+    if options.threshold is not None:
+        namer = replace(namer, thresholds=replace(namer.thresholds, certain=options.threshold))
     if options.explain:
         say(f"heat maps: Grad-CAM at {namer.explainer.layer}", file=sys.stderr)  # a model without maps is refused here
     thumbnails = options.gallery is not None
@@ -74,7 +92,7 @@ def _report(namer: Namer, answers: Iterable[Answer], total: int, output: str, ga
 
     page = Gallery(namer.title, namer.labels) if gallery else None
     render = {"table": render_table, "csv": render_csv, "json": render_json}[output]
-    head = {"table": [], "csv": ["photo,rank,landmark_id,name,probability"], "json": ["["]}[output]
+    head = {"table": [], "csv": [CSV_COLUMNS], "json": ["["]}[output]
     bad = 0
     with tqdm(total=total, desc="predict", unit=" photos", disable=None) as progress:
 
@@ -89,7 +107,7 @@ def _report(namer: Namer, answers: Iterable[Answer], total: int, output: str, ga
                 if answer.photo.problem:
                     bad += 1
                     write(f"{escaped(answer.photo.path)}: {printable(answer.photo.problem)}", file=sys.stderr)
-                lines = render(answer, namer.labels)
+                lines = render(answer, namer.labels, namer.thresholds)
                 write(*(f"{',' if number else ' '}{line}" for line in lines) if output == "json" else lines)
                 if page is not None:
                     page.add(answer)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,12 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     half = Z95 * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share(correct: int, images: int) -> dict[str, Any]:
+    """A proportion as in run.json: ``value`` (None for no images), ``correct``, ``images``, ``interval`` (Wilson)."""
+    value = correct / images if images else None
+    return {"value": value, "correct": correct, "images": images, "interval": list(wilson(correct, images))}
 
 
 def gap(
