@@ -22,7 +22,13 @@ from typing import Any
 from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
-from benchmarks.rendering.sentences import prepare_sentence, scale_sentence, synthetic_sentence, verdict_summary
+from benchmarks.rendering.sentences import (
+    prepare_sentence,
+    scale_224_sentence,
+    scale_sentence,
+    synthetic_sentence,
+    verdict_summary,
+)
 from benchmarks.rendering.set_tables import ablation_tables, sets_table, variants, verdicts_table
 from benchmarks.rendering.speed_tables import speed_blocks, speed_ratios
 from benchmarks.rendering.tables import (
@@ -38,13 +44,14 @@ PAGES = tuple(REPOSITORY / page for page in ("README.md", "docs/benchmarks.md", 
 CARDS = REPOSITORY / "hub_cards"
 COUNTS = REPOSITORY / "timm_landmark" / "accounting" / "stated_counts.json"
 RUNS = REPOSITORY / "timm_landmark" / "accounting" / "stated_runs.json"
-# The sets of photos and their names. README, cards and verdicts use the first one with trained networks; the page on
-# benchmarks shows all of them side by side.
+# The sets of photos and their names, the largest first. README, cards and verdicts use the first one on which all seven
+# networks were trained; the page on benchmarks shows all of them side by side.
 SETS = {RESULTS / "ten": "ten landmarks", RESULTS / "photos": "twelve landmarks"}
 SYNTHETIC = RESULTS / "synthetic"
 SPEED = RESULTS / "speed.json"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
+SCALE_224 = RESULTS / "scale_224.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -98,7 +105,9 @@ def trained() -> dict[str, Comparison]:
 
 
 def _main_comparison() -> tuple[str, Comparison | None]:
-    return next(iter(trained().items()), ("", None))
+    comparisons = trained()
+    whole = {title: each for title, each in comparisons.items() if set(claims.SEVEN) <= each.runs.keys()}
+    return next(iter({**whole, **comparisons}.items()), ("", None))
 
 
 def rendered() -> dict[Path, str]:
@@ -191,7 +200,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
             for title, comparison in comparisons.items()
             for name, path in _figures(comparison)
         ),
-        "scale": scale_sentence(_scale(comparison)),
+        "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
         "prepare": prepare_sentence(_read_json(PREPARE)),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
@@ -238,6 +247,10 @@ def _picture(name: str, path: Path, title: str = "") -> str:
 def _scale(comparison: Comparison | None) -> dict[str, Any]:
     runs = comparison.runs.get("resneat50", []) if comparison else []
     return next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
+
+
+def _scale_224() -> list[str]:
+    return [scale_224_sentence(_read_json(SCALE_224))] if SCALE_224.exists() else []
 
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:

@@ -95,6 +95,18 @@ def test_readme_and_stated_runs_equal_a_fresh_render():
     assert report.main(["--check"]) == 0, "run python -m benchmarks.report and commit what it changes"
 
 
+def test_the_readme_shows_the_largest_set_with_all_seven_networks(tmp_path, monkeypatch):
+    large, small = tmp_path / "large", tmp_path / "small"
+    make_comparison(large, {"resnet50": 0.5, "resneat50": 0.5})
+    monkeypatch.setattr(report, "SETS", {large: "large", small: "small"})
+    assert report._main_comparison()[0] == "large", "the only one"
+    make_comparison(small, all_models(0.5))
+    assert report._main_comparison()[0] == "small"
+    shutil.rmtree(large)
+    make_comparison(large, all_models(0.5))
+    assert report._main_comparison()[0] == "large"
+
+
 def test_a_number_changed_by_hand_is_found(monkeypatch, capsys):
     read, readme = report._read, report.PAGES[0]
     changed = readme.read_text(encoding="utf-8").replace("| 16.2 |", "| 16.3 |", 1)
@@ -213,3 +225,19 @@ def test_summary_lists_every_claim_once_below_its_verdict(tmp_path):
 
 def test_the_readme_is_short():
     assert report.PAGES[0].read_text(encoding="utf-8").count("\n") < 150
+
+
+def test_scale_at_224_pixels_is_stated_by_its_largest_unit(tmp_path, monkeypatch):
+    def units(*rows):
+        return [dict(over_channels=channels, over_photos=photos) for channels, photos in rows]
+
+    result = dict(untrained=units((0.0004, 0.001), (0.0002, 0.002)), trained=units((0.03, 0.01), (0.05, 0.04)))
+    file = tmp_path / "scale_224.json"
+    file.write_text(json.dumps(result | dict(photos=450, split="validation", changed=0.0125)))
+    monkeypatch.setattr(report, "SCALE_224", file)
+    (text,) = report._scale_224()
+    assert "at most 0.0004 over the channels and 0.002 over the photos before training" in text
+    assert "at most 0.05 over the channels and 0.04 over the photos after one epoch" in text
+    assert "(450 validation photos)" in text and "1.2 % of the predictions" in text
+    file.unlink()
+    assert report._scale_224() == []
