@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import replace
 
 import pytest
 from browser import WIDTHS, browser_page, drop_files, needs_browser, overflow
@@ -19,9 +20,11 @@ from run_helpers import make_run
 from train_data import make_data
 
 from timm_landmark.cli import main as cli
+from timm_landmark.inference.answers import Label
 from timm_landmark.inference.demo import EXAMPLES, Guard, example_photos, listening
 from timm_landmark.inference.namer import load_namer, name_photos
 from timm_landmark.inference.pages.browser import MOST_PHOTOS, _uploaded, build_app, render_answers
+from timm_landmark.runs.thresholds import Thresholds
 from timm_landmark.utils.errors import UserError
 
 HOSTILE = "<img src=x onerror=window.pwned=1> **b** $$x$$ ${window.pwned=1}"
@@ -94,7 +97,8 @@ def server(run, tmp_path_factory):
     yield server
     code, out, err = server.end()
     assert (code, out) == (130, "") and err.split("\n") == ["", "timm-landmark demo: interrupted", ""]
-    assert list(server.folder.iterdir()) == [], "the temporary folder is still there"
+    left = [path.name for path in server.folder.iterdir() if not path.name.startswith("torchinductor")]
+    assert left == [] and server.files() == [], "the temporary folder is still there"
     assert not server.log.exists(), server.log.read_text()
 
 
@@ -242,6 +246,24 @@ def test_labels_are_text(run, photo):
     assert "&lt;img src=x onerror" in html and "<img src=x" not in html and "\n" not in html
 
 
+@pytest.mark.parametrize(
+    "certain, none, state, verdict",
+    [
+        (None, None, "landmark", "{name}"),
+        (0.01, None, "landmark", "{name}"),
+        (0.999, None, "uncertain", "Not certain (best guess {name}, {percent} %)"),
+        (0.999, 0.99, "none", "None of the model&#39;s landmarks (best guess {name}, {percent} %)"),
+    ],
+)
+def test_the_page_decides_by_the_thresholds(run, photo, certain, none, state, verdict):
+    namer = load_namer(str(run), "cpu")
+    namer = replace(namer, labels=tuple(Label(str(row), f"Class {row}") for row in range(3)))
+    ((first, *_),) = (answer.guesses for answer in name_photos(namer, [photo]))
+    html = render_answers(replace(namer, thresholds=Thresholds(certain, none)), [(photo, "a")], 3)
+    expected = verdict.format(name=f"Class {first.index}", percent=f"{100 * first.probability:.0f}")
+    assert f'<section class="answer {state}">' in html and f'<p class="verdict">{expected}</p>' in html
+
+
 def test_without_heat_maps_the_page_says_why(run, monkeypatch):
     namer = load_namer(str(run), "cpu")
     monkeypatch.setattr("timm_landmark.inference.heat_maps.find_spec", lambda name: None)
@@ -291,6 +313,8 @@ def test_a_port_in_use(capsys):
     [
         (["{run}", "--port", "70000"], ["--port 70000", "65535"]),
         (["{run}", "--port", "x"], ["--port", "invalid int value"]),
+        (["{run}", "--threshold", "2"], ["--threshold 2", "from 0 to 1"]),
+        (["{run}", "--threshold", "0.5", "--no-threshold"], ["contradict"]),
         (["{run}", "--top", "0"], ["--top 0", "at least 1"]),
         (["{run}", "--device", "toaster"], ["toaster"]),
         (["absent", "--port", "0"], ["absent", "neither a run"]),

@@ -17,7 +17,7 @@ from timm_landmark.data.address import Place
 from timm_landmark.data.check import stored_name
 from timm_landmark.data.images import settle_process
 from timm_landmark.data.layout import ManifestRow, data_digest, read_rows
-from timm_landmark.inference.namer import load_namer
+from timm_landmark.inference.namer import add_threshold_options, check_threshold_options, load_namer, with_thresholds
 from timm_landmark.inference.pages.browser import (
     MOST_MEGABYTES,
     MOST_PHOTOS,
@@ -65,14 +65,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("model", metavar="RUN|FOLDER|hf-hub:ORG/NAME", help="output of train, export or push")
     parser.add_argument("--port", type=int, metavar="N", help=f"default: {PORT}, or the next one that is free")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="guesses per photo (default: 5)")
+    add_threshold_options(parser)
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     options = parser.parse_args(argv)
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
+    check_threshold_options(options)
     with private_uploads(), listening(options.port) as server:
         load_gradio()
         settle_process()
-        namer = load_namer(options.model, options.device)
+        namer = with_thresholds(load_namer(options.model, options.device), options)
         app = build_app(namer, example_photos(options.model), options.top)
         say(f"{namer.title}: http://{HOST}:{server.getsockname()[1]} (Ctrl-C ends it)")
         serve(app, server)
@@ -80,17 +82,21 @@ def main(argv: list[str]) -> int:
 
 
 def serve_space(model: str) -> None:
-    """Serves the page in a Hugging Face Space, where Gradio's own settings give address and port; does not return.
+    """Serves the page in a Hugging Face Space, where Gradio's own settings give address and port.
 
     Args:
         model: An exported folder, or ``hf-hub:ORG/NAME[@REVISION]``.
 
     Raises:
-        UserError: If the model cannot be loaded.
+        SystemExit: If the model cannot be loaded, with the reason, and at the end.
     """
     settle_process()
     with private_uploads():
-        build_app(load_namer(model)).launch(**appearance())
+        try:
+            app = build_app(load_namer(model))
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        app.launch(**appearance())
 
 
 def example_photos(source: str) -> list[Path]:

@@ -162,6 +162,8 @@ def find_stages(model: "nn.Module", input_size: tuple[int, int, int]) -> list[St
     info: Any = getattr(model, "feature_info", None) or []
     modules = dict(model.named_modules())
     entries = {each["module"]: each for each in getattr(info, "info", info) if each.get("module") in modules}
+    if not entries:
+        return []
     shapes: dict[str, tuple[int, ...]] = {}
     grids = {input_size[1]: (0.0, 1)}  # by the size of the map: place of the first cell and distance between two
 
@@ -194,7 +196,7 @@ def find_stages(model: "nn.Module", input_size: tuple[int, int, int]) -> list[St
 def _follow(module: Any, size: int, new_size: int, grids: dict[int, tuple[float, int]]) -> None:
     """Adds the grid of a map that a convolution or pooling layer makes of one with another size, if it is known how.
 
-    The branches of a block end on the same grid, so the first one decides.
+    The first branch of a block decides. The others end on the same grid, or half a pixel of the larger map beside it.
     """
     if size not in grids or new_size in grids:
         return

@@ -1,7 +1,9 @@
 """Loading a model with its labels and its transform, and naming photos with it."""
 
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +22,7 @@ from timm_landmark.runs.thresholds import Thresholds, run_thresholds
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_files import CONFIG
-from timm_landmark.utils.text import printable
+from timm_landmark.utils.text import printable, say
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +105,38 @@ def load_namer(source: str, device: str | None = None) -> Namer:
         thresholds=thresholds,
         note=note,
     )
+
+
+def add_threshold_options(parser: ArgumentParser) -> None:
+    """Adds ``--threshold`` and ``--no-threshold``, which :func:`with_thresholds` applies."""
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="smallest probability of a certain guess (default: the model's)"
+    )
+    parser.add_argument("--no-threshold", action="store_true", help="name every photo, however uncertain")
+
+
+def check_threshold_options(options: Namespace) -> None:
+    """Checks the options of :func:`add_threshold_options`.
+
+    Raises:
+        UserError: If both are given, or the threshold is not a probability.
+    """
+    if options.threshold is not None:
+        if options.no_threshold:
+            raise UserError(f"--threshold {options.threshold} and --no-threshold contradict each other; give one")
+        if not 0 <= options.threshold <= 1:
+            raise UserError(f"--threshold {options.threshold}: must be a probability from 0 to 1, such as 0.8")
+
+
+def with_thresholds(namer: Namer, options: Namespace) -> Namer:
+    """The model with the thresholds of the options; a note on thresholds that are not used goes to stderr."""
+    if options.no_threshold:
+        return replace(namer, thresholds=Thresholds())
+    if namer.note:
+        say(namer.note, file=sys.stderr)
+    if options.threshold is not None:
+        return replace(namer, thresholds=replace(namer.thresholds, certain=options.threshold))
+    return namer
 
 
 def class_label(row: ClassRow) -> Label:

@@ -61,12 +61,10 @@ def squashed(image: Image.Image, side: int = STORED) -> Image.Image:
     return image if image.width == image.height else resize(image, side)
 
 
-def read_photo(
-    path: Path, transform: Callable[[Image.Image], Any], thumbnail: bool = False, side: int = THUMBNAIL
-) -> Photo:
+def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: int = 0) -> Photo:
     """Decodes a photo as in ``prepare`` and keeps the output of ``transform``, not the photo itself.
 
-    The longer side of the thumbnail has at most ``side`` pixels.
+    ``thumbnail`` is the longer side of the thumbnail in pixels, at most; with 0 there is none.
     """
     try:
         image = decode_rgb(path.read_bytes())
@@ -76,7 +74,7 @@ def read_photo(
         return Photo(path, problem=f"cannot be read: {error.strerror or error}")
     pixels = transform(image)
     if thumbnail:
-        image.thumbnail((side, side))  # in place
+        image.thumbnail((thumbnail, thumbnail))  # in place
     return Photo(path, pixels, image if thumbnail else None)
 
 
@@ -101,7 +99,7 @@ def read_photos(
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Photo]] = deque()
         for number, path in enumerate(paths):
-            waiting.append(pool.submit(read_photo, path, transform, number < thumbnails, side))
+            waiting.append(pool.submit(read_photo, path, transform, side if number < thumbnails else 0))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -2,18 +2,23 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from timm_landmark.data.images import settle_process
 from timm_landmark.inference.answers import Answer
 from timm_landmark.inference.heat_maps import check_available
-from timm_landmark.inference.namer import Namer, load_namer, name_photos
+from timm_landmark.inference.namer import (
+    Namer,
+    add_threshold_options,
+    check_threshold_options,
+    load_namer,
+    name_photos,
+    with_thresholds,
+)
 from timm_landmark.inference.pages.gallery import check_page
 from timm_landmark.inference.photos import find_photos
 from timm_landmark.inference.rendering import CSV_COLUMNS, render_csv, render_json, render_table
-from timm_landmark.runs.thresholds import Thresholds
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import escaped, printable, say
@@ -44,10 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--gallery", type=Path, metavar="OUT.html", help="also write an HTML page with thumbnails")
     parser.add_argument("--explain", action="store_true", help="with --gallery: show where the network looked")
-    parser.add_argument(
-        "--threshold", type=float, metavar="P", help="smallest probability of a certain guess (default: the model's)"
-    )
-    parser.add_argument("--no-threshold", action="store_true", help="name every photo, however uncertain")
+    add_threshold_options(parser)
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
@@ -55,11 +57,7 @@ def main(argv: list[str]) -> int:
     for name in ("top", "batch_size", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.threshold is not None:
-        if options.no_threshold:
-            raise UserError(f"--threshold {options.threshold} and --no-threshold contradict each other; give one")
-        if not 0 <= options.threshold <= 1:
-            raise UserError(f"--threshold {options.threshold}: must be a probability from 0 to 1, such as 0.8")
+    check_threshold_options(options)
     if options.gallery is not None:
         check_page(options.gallery)
     if options.explain:
@@ -68,13 +66,7 @@ def main(argv: list[str]) -> int:
         check_available("--explain")
     settle_process()
     paths = find_photos(options.photos)
-    namer = load_namer(options.model, options.device)
-    if options.no_threshold:
-        namer = replace(namer, thresholds=Thresholds())
-    elif namer.note:
-        say(namer.note, file=sys.stderr)
-    if options.threshold is not None:
-        namer = replace(namer, thresholds=replace(namer.thresholds, certain=options.threshold))
+    namer = with_thresholds(load_namer(options.model, options.device), options)
     if options.explain:
         say(f"heat maps: Grad-CAM at {namer.explainer.layer}", file=sys.stderr)  # a model without maps is refused here
     thumbnails = options.gallery is not None

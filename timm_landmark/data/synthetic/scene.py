@@ -1,5 +1,7 @@
 """Renders a photograph of a procedural landmark: viewpoint, painting, shadows, weather and camera artefacts."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -22,14 +24,51 @@ def render(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
     Returns:
         An RGB image of size x size pixels.
     """
+    return _photograph(landmark, rng, size, None)
+
+
+def render_mask(landmark: Model, rng: np.random.Generator, size: int) -> Image.Image:
+    """Where the photograph that :func:`render` makes of the same arguments shows the landmark.
+
+    Returns:
+        A grey image of size x size pixels: 255 on the landmark, 0 elsewhere, also where something hides it.
+    """
+    mask = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
+    _photograph(landmark, rng, size, mask)
+    return mask.reduce(SUPERSAMPLING)
+
+
+class _MaskedDraw(ImageDraw.ImageDraw):
+    """Draws every shape on a mask too, in white while ``on_landmark`` is set, else in black."""
+
+    def __init__(self, canvas: Image.Image, mask: Image.Image) -> None:
+        super().__init__(canvas)
+        self._mask, self.on_landmark = ImageDraw.Draw(mask), False
+
+    def polygon(self, xy: Any, *args: Any, **kwargs: Any) -> None:
+        super().polygon(xy, *args, **kwargs)
+        self._mask.polygon(xy, fill=255 * self.on_landmark)
+
+    def ellipse(self, xy: Any, *args: Any, **kwargs: Any) -> None:
+        super().ellipse(xy, *args, **kwargs)
+        self._mask.ellipse(xy, fill=255 * self.on_landmark)
+
+    def rectangle(self, xy: Any, *args: Any, **kwargs: Any) -> None:
+        super().rectangle(xy, *args, **kwargs)
+        self._mask.rectangle(xy, fill=255 * self.on_landmark)
+
+
+def _photograph(landmark: Model, rng: np.random.Generator, size: int, mask: Image.Image | None) -> Image.Image:
     light = draw_light(rng)
     camera = draw_camera(landmark, rng, size * SUPERSAMPLING)
     scene = landmark.extend(surroundings(landmark, camera.eye, rng))
     canvas = backdrop(camera, light, rng, size, SUPERSAMPLING)
-    draw = ImageDraw.Draw(canvas)
+    draw = _MaskedDraw(canvas, mask) if mask else ImageDraw.Draw(canvas)
     if not light.night and light.sun_colour.max() > 0.2:
         _shadows(canvas, scene, camera, light)
     _paint(draw, scene, camera, light, len(landmark.low), rng)
+    if isinstance(draw, _MaskedDraw):
+        draw.on_landmark = False
     frame(draw, camera.size, rng)
     return _develop(canvas.reduce(SUPERSAMPLING), light, rng)
 
@@ -120,6 +159,8 @@ def _paint(
         blobs_of.setdefault(owner, []).append(number)
     bounds = starts.tolist()
     for owner in paint_order(np.array(scene.low), np.array(scene.high), camera.eye):
+        if isinstance(draw, _MaskedDraw):
+            draw.on_landmark = owner < landmark_parts
         for number in polygons_of.get(owner, ()):
             outline = [tuple(point) for point in outlines[bounds[number] : bounds[number + 1]]]
             draw.polygon(outline, fill=tuple(fills[number]))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from timm_landmark import __version__
 from timm_landmark.data.check import stored_name, write_sums
@@ -20,7 +21,7 @@ from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, 
 from timm_landmark.data.synthetic.forms import Look, draw_look
 from timm_landmark.data.synthetic.forms_tall import KINDS
 from timm_landmark.data.synthetic.geometry import Model
-from timm_landmark.data.synthetic.scene import render
+from timm_landmark.data.synthetic.scene import render, render_mask
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic, write_json
 from timm_landmark.utils.parser import Parser
@@ -136,6 +137,11 @@ def landmark(seed: int, index: int) -> Model:
 def view(model: Model, seed: int, index: int, number: int, size: int) -> bytes:
     """View ``number`` of the monument of class ``index`` as a JPEG (quality 95, no chroma subsampling)."""
     return encode_jpeg(render(model, np.random.default_rng([_VIEW, seed, index, number]), size))
+
+
+def view_mask(model: Model, seed: int, index: int, number: int, size: int) -> Image.Image:
+    """Where :func:`view` of the same arguments shows the monument: a grey image, 255 on it and 0 elsewhere."""
+    return render_mask(model, np.random.default_rng([_VIEW, seed, index, number]), size)
 
 
 def class_names(seed: int, classes: int) -> list[str]:

@@ -25,11 +25,12 @@ KEPT = 60  # seconds after which an upload without an answer is deleted
 STYLE = """
 .answer { border-top: 1px solid var(--border-color-primary); padding: 12px 0; }
 .answer h2 { font-size: 1em; overflow-wrap: anywhere; }
-.answer .pictures { display: flex; flex-wrap: wrap; gap: 12px; }
+.answer .columns, .answer .pictures { display: flex; flex-wrap: wrap; gap: 12px 24px; }
+.answer .names { flex: 1 1 300px; min-width: 0; max-width: 620px; }
 .answer figure { margin: 0; }
-.answer img { max-width: min(100%, 300px); max-height: 300px; border-radius: 6px; }
-.answer .verdict { font-size: 1.2em; font-weight: 600; margin: 8px 0; overflow-wrap: anywhere; }
-.answer ol { list-style: none; padding: 0; max-width: 620px; }
+.answer img { max-width: min(100%, 280px); max-height: 280px; margin: 0; border-radius: 6px; }
+.answer .verdict { font-size: 1.2em; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere; }
+.answer ol { list-style: none; padding: 0; }
 .answer li { display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: 12px; margin: 0 0 6px; }
 .answer li span:first-child { overflow-wrap: anywhere; min-width: 0; flex: 1; }
 .answer .bar { width: 100%; height: 8px; border-radius: 4px; background: var(--background-fill-secondary); }
@@ -169,7 +170,7 @@ def render_answers(namer: Namer, files: Sequence[tuple[Path, str]], top: int, ex
             shown = [_shown(answer, name, namer.labels) for answer, (_, name) in zip(answers, files, strict=True)]
         except UserError as error:  # of the model
             shown = [Shown("bad", f"{printable(str(error))}.")]
-    return _text("answers.html.jinja", photos=shown)
+    return _text("answers.html.jinja", photos=shown, cropped=namer.crop_pct < 1)
 
 
 def _shown(answer: Answer, name: str, labels: Sequence[Label]) -> Shown:
@@ -191,8 +192,8 @@ def _shown(answer: Answer, name: str, labels: Sequence[Label]) -> Shown:
 def _verdict(answer: Answer, name: str, probability: float) -> str:
     if answer.decision == "landmark":
         return name
-    start = "Not certain" if answer.decision == "uncertain" else "None of its landmarks"
-    return f"{start} (best guess: {name}, {100 * probability:.0f} %)"
+    start = "Not certain" if answer.decision == "uncertain" else "None of the model's landmarks"
+    return f"{start} (best guess {name}, {100 * probability:.0f} %)"
 
 
 def _sentence(problem: str) -> str:
