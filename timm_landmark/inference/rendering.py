@@ -120,7 +120,7 @@ def _render_certain(result: dict[str, Any], thresholds: dict[str, Any]) -> list[
     if found is None:
         return [f"  no confidence gives {wanted} on validation, so there is no threshold for certain answers"]
     lines = [
-        f"  certain from {found['threshold']:.6f} on, which gives {wanted} on validation "
+        f"  certain from {found['threshold']:.6f} on: {wanted} on validation "
         f"({thresholds['correct']} of {thresholds['answered']}, {thresholds['images']} images)"
     ]
     if not found["answered"]:
@@ -144,7 +144,7 @@ def _render_unknown(found: dict[str, Any]) -> list[str]:
     if found["none"] is None:
         return [*lines, f"  no confidence has {wanted} below it, so there is no threshold for none of the landmarks"]
     lines.append(
-        f"  none below {found['none']['threshold']:.6f}, which gives {wanted} on validation and "
+        f"  none below {found['none']['threshold']:.6f}, {wanted}, as in validation and "
         f"{found['calibration']} of the unknown photos"
     )
     for side, label in (("unknown", "the other unknown photos"), ("landmark", "the images of test")):
