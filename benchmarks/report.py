@@ -30,6 +30,7 @@ from benchmarks.rendering.tables import (
     card_results,
     claims_table,
     counts_table,
+    finetune_table,
     shard_epochs_table,
     table_3,
 )
@@ -46,6 +47,7 @@ SPEED = RESULTS / "speed.json"
 PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
+FINETUNE = RESULTS / "finetune"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -193,6 +195,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         ),
         "scale": scale_sentence(_scale(comparison)),
         "prepare": prepare_sentence(_read_json(PREPARE)),
+        "finetune": finetune_table([_read_json(path) for path in sorted(FINETUNE.glob("*.json"), reverse=True)]),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
             _read_json(SYNTHETIC / "resnet50-s0" / "run.json"), _read_json(SYNTHETIC / "nearest_neighbour.json")
