@@ -38,6 +38,7 @@ from benchmarks.rendering.tables import (
     card_results,
     claims_table,
     counts_table,
+    finetune_table,
     shard_epochs_table,
     table_3,
 )
@@ -56,6 +57,7 @@ SCALE = RESULTS / "scale.json"
 SCALE_224 = RESULTS / "scale_224.json"
 UNKNOWN = RESULTS / "unknown.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
+FINETUNE = RESULTS / "finetune"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -206,6 +208,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
         "unknown": unknown_table(_read_json(UNKNOWN) if UNKNOWN.exists() else {}),
         "prepare": prepare_sentence(_read_json(PREPARE)),
+        "finetune": finetune_table([_read_json(path) for path in sorted(FINETUNE.glob("*.json"), reverse=True)]),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
             _read_json(SYNTHETIC / "resnet50-s0" / "run.json"), _read_json(SYNTHETIC / "nearest_neighbour.json")

@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, top-5 and GAP of a run on a split"),
     "predict": ("timm_landmark.inference.predict", "recognize the landmark in photos"),
     "demo": ("timm_landmark.inference.demo", "try a model in the browser"),
+    "embed": ("timm_landmark.inference.embed", "write a vector per photo, for search and clustering"),
     "export": ("timm_landmark.hub.export", "export a finished run to a folder for the Hugging Face Hub"),
     "check": ("timm_landmark.hub.check", "find damage in a data set or an exported model"),
     "push": ("timm_landmark.hub.push", "upload an exported folder to the Hugging Face Hub"),
