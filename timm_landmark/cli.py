@@ -23,7 +23,7 @@ VERBS = {
         "generate a data set of procedural landmarks (no download)",
     ),
     "train": ("timm_landmark.training.train", "train a model with the paper's recipe and timm's train script"),
-    "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, top-5 and GAP of a run on a split"),
+    "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, GAP and the confidence to trust of a run"),
     "predict": ("timm_landmark.inference.predict", "recognize the landmark in photos"),
     "demo": ("timm_landmark.inference.demo", "try a model in the browser"),
     "embed": ("timm_landmark.inference.embed", "write a vector per photo, for search and clustering"),
