@@ -36,6 +36,7 @@ from benchmarks.rendering.tables import (
     card_results,
     claims_table,
     counts_table,
+    heat_maps_table,
     shard_epochs_table,
     table_3,
 )
@@ -53,6 +54,7 @@ PREPARE = RESULTS / "prepare.json"
 SCALE = RESULTS / "scale.json"
 SCALE_224 = RESULTS / "scale_224.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
+HEAT_MAPS = RESULTS / "heat_maps.json"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -202,6 +204,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         ),
         "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
         "prepare": prepare_sentence(_read_json(PREPARE)),
+        "heat_maps": heat_maps_table(_read_json(HEAT_MAPS)),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
             _read_json(SYNTHETIC / "resnet50-s0" / "run.json"), _read_json(SYNTHETIC / "nearest_neighbour.json")

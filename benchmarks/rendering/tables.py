@@ -187,3 +187,29 @@ def shard_epochs_table(result: Mapping[str, Any]) -> str:
         f"Measured with timm's reader, first epoch, global batch {batch} ({batch // 3 * 3} with 3 processes).\n\n"
         f"{markdown(header, rows)}"
     )
+
+
+def heat_maps_table(result: Mapping[str, Any]) -> str:
+    """How much of the heat lies on procedural landmarks, from ``heat_maps.json``."""
+    seeds = [each["ratio"]["value"] for each in result["random"]["seeds"]]
+    top1 = (result["top1"]["value"], *result["top1"]["interval"])
+    rows = []
+    for name, found in (("trained", result["trained"]), (f"random, {len(seeds)} seeds", result["random"])):
+        ratio, difference = (found[key] for key in ("ratio", "difference"))
+        low, high = (100 * bound for bound in difference["interval"])
+        rows.append(
+            [
+                name,
+                *(percent(found[key]) for key in ("heat", "area")),
+                "{:.2f} [{:.2f}, {:.2f}]".format(ratio["value"], *ratio["interval"]),
+                percent(found["heat_of_other_photos"]),
+                f"{100 * difference['value']:+.1f} [{low:+.1f}, {high:+.1f}]",
+            ]
+        )
+    header = ["weights", "heat on the landmark %", "its area %", "ratio", "on other photos' landmarks %", "difference"]
+    return (
+        f"`{result['model']}`, {result['epochs']} epochs at {result['img_size']} pixels on {result['data']['classes']} "
+        f"synthetic classes, {result['photos']} {result['split']} photos ({interval_text(top1)} % top-1), "
+        f"Grad-CAM of the first guess at `{result['layer']}`. With random weights the ratio is {min(seeds):.2f} to "
+        f"{max(seeds):.2f}, depending on the seed.\n\n{markdown(header, rows)}"
+    )
