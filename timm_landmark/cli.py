@@ -23,7 +23,7 @@ VERBS = {
         "generate a data set of procedural landmarks (no download)",
     ),
     "train": ("timm_landmark.training.train", "train a model with the paper's recipe and timm's train script"),
-    "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, top-5 and GAP of a run on a split"),
+    "evaluate": ("timm_landmark.inference.evaluate", "compute top-1, GAP and the confidence to trust of a run"),
     "predict": ("timm_landmark.inference.predict", "recognize the landmark in photos"),
     "export": ("timm_landmark.hub.export", "export a finished run to a folder for the Hugging Face Hub"),
     "check": ("timm_landmark.hub.check", "find damage in a data set or an exported model"),

@@ -62,6 +62,10 @@ INCONSISTENT = [
     ("architecture", "no\x1b[31mthing", ["unknown architecture 'no"]),
     ("architecture", 7, ["unknown architecture 7"]),
     ("pretrained_cfg", [], ["not written by"]),
+    *[("thresholds", value, ["thresholds is not an object"]) for value in ([0.5], "0.5", 0.5)],
+    *[("thresholds", {"certain": value}, ["thresholds: certain"]) for value in (1.5, -0.1, math.nan, "0.5", True, {})],
+    ("thresholds", {"none": "\x1b[31m"}, ["thresholds: none '"]),
+    ("thresholds", {"target_accuracy": None}, ["thresholds: target_accuracy None"]),
     ("pretrained_cfg.tag", "\x1b[31m", ["tag"]),
 ]
 BAD_TRANSFORMS = [

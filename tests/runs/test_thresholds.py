@@ -22,6 +22,14 @@ def test_decisions(certain, none, decisions):
     assert [thresholds.decide(confidence) for confidence in (0.39, 0.6, 0.8)] == decisions
 
 
+def test_a_confidence_is_compared_as_it_is_stored():
+    """Thresholds are chosen from six decimals, so that 0.7234564 in memory is the 0.723456 of the file."""
+    thresholds = Thresholds(certain=0.723456, none=0.5)
+    assert thresholds.decide(0.7234564) == thresholds.decide(0.7234556) == "landmark"
+    assert thresholds.decide(0.7234554) == "uncertain"
+    assert (thresholds.decide(0.4999996), thresholds.decide(0.4999994)) == ("uncertain", "none")
+
+
 def test_written_thresholds_are_read_again():
     thresholds = Thresholds(0.8, 0.25, 0.9)
     assert read_thresholds({**thresholds.as_dict(), "images": 7}) == thresholds

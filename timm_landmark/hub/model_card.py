@@ -71,6 +71,7 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
         num_classes=run.num_classes,
         results=results,
         validation=_validation(run),
+        thresholds=_threshold_words(run),
         training=training_words(run),
         data=data,
         small=smallest if 0 < smallest < 1000 else None,
@@ -194,6 +195,34 @@ def _validation(run: Run) -> str | None:
     epoch = best_epoch(rows)
     value = next((row.get("eval_top1") for row in rows if row["epoch"] == epoch), None)
     return None if value is None else f"{value:.2f}"
+
+
+def _threshold_words(run: Run) -> str | None:
+    """Describes the thresholds of ``predict``, and what they gave on test."""
+    thresholds, _ = run_thresholds(run)
+    if not thresholds.is_set:
+        return None
+    share, certain = f"{100 * thresholds.target_accuracy:g} %", thresholds.certain
+    words = []
+    if certain is not None:
+        words.append(
+            f"`timm-landmark predict` calls a guess certain from a probability of {certain:.4f} on, because {share} of "
+            "such guesses were right on validation"
+        )
+        tested = next((each.get("selective") for each in evaluations(run) if each["split"] == "test"), None)
+        if tested and tested["answered"] and tested["threshold"] == certain:
+            low, high = (f"{100 * end:.1f}" for end in tested["interval"])
+            doubted = f"{tested['images'] - tested['answered']} of {tested['images']}"
+            words[-1] += (
+                f"; on test, {tested['correct']} of {tested['answered']} were right ({100 * tested['value']:.1f} %, "
+                f"95 % interval {low} .. {high} %), and {doubted} images were not certain"
+            )
+    if thresholds.none is not None:
+        words.append(
+            f"Below {thresholds.none:.4f} it says that a photo shows none of these classes, because {share} of such "
+            "photos showed something else when this was measured"
+        )
+    return ". ".join(words) + "."
 
 
 def training_words(run: Run) -> str:

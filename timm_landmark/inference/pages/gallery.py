@@ -12,6 +12,7 @@ from PIL import Image
 from timm_landmark.inference.answers import Answer, Label
 from timm_landmark.inference.metrics.accuracy import wilson
 from timm_landmark.inference.photos import MOST_THUMBNAILS
+from timm_landmark.runs.thresholds import Decision
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.text import escaped, printable
@@ -33,6 +34,7 @@ class Card:
     guesses: tuple[tuple[str, float], ...]
     truth: str | None
     state: str
+    decision: Decision
 
 
 class Gallery:
@@ -44,6 +46,7 @@ class Gallery:
         self._layer: str | None = None
         self._problems: list[tuple[str, str]] = []
         self._states: Counter[str] = Counter()
+        self._decisions: Counter[Decision] = Counter()
         self._confusions: Counter[tuple[str, str]] = Counter()
 
     def add(self, answer: Answer) -> None:
@@ -62,6 +65,7 @@ class Gallery:
             state = "wrong"
             self._confusions[answer.truth.name, first.name] += 1
         self._states[state] += 1
+        self._decisions[answer.decision] += 1
         if answer.photo.thumbnail is not None and len(self._cards) < MOST_THUMBNAILS:
             ranked = enumerate(answer.guesses[:GUESSES])
             shown = [each for rank, each in ranked if rank == 0 or each.probability >= LEAST]
@@ -70,7 +74,8 @@ class Gallery:
             picture = _data_uri(answer.photo.thumbnail)
             heat = _data_uri(answer.heat) if answer.heat else ""
             self._layer = answer.layer or self._layer
-            self._cards.append(Card(picture, heat, escaped(answer.photo.path.name), guesses, truth, state))
+            name = escaped(answer.photo.path.name)
+            self._cards.append(Card(picture, heat, name, guesses, truth, state, answer.decision))
 
     def summary(self) -> str:
         """Returns a one-line summary for the terminal."""
@@ -104,6 +109,7 @@ class Gallery:
                     layer=self._layer,
                     photos=sum(self._states.values()),
                     states=self._states,
+                    decisions=self._decisions,
                     judged=judged,
                     interval=wilson(self._states["right"], judged),
                     confusions=self._confusions.most_common(MOST_CONFUSIONS),
