@@ -187,30 +187,3 @@ def shard_epochs_table(result: Mapping[str, Any]) -> str:
         f"Measured with timm's reader, first epoch, global batch {batch} ({batch // 3 * 3} with 3 processes).\n\n"
         f"{markdown(header, rows)}"
     )
-
-
-def finetune_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Networks that were fine-tuned, beside the same networks trained from scratch, from ``finetune.py``."""
-    results = [result for result in results if "difference" in result]
-    if not results:
-        return "No network has been fine-tuned yet."
-    header = ["model", "fine-tuned: top-1 [95 %]", "from scratch: top-1 [95 %]", "difference in points [95 %]"]
-    rows = []
-    for result in results:
-        shares = [result["runs"][kind]["test_top1"] for kind in ("finetune", "scratch")]
-        cells = [interval_text((share["value"], *share["interval"])) for share in shares]
-        gain = result["difference"]
-        low, high = (f"{100 * bound:+.1f}" for bound in gain["interval"])
-        rows.append([f"`{result['model']}`", *cells, f"{100 * gain['value']:+.1f} [{low}, {high}]"])
-    first, dataset = results[0], results[0]["dataset"]
-    images, release = dataset["images"], f" of {dataset['release']}" if dataset["release"] else ""
-    tuned, scratch, source = first["runs"]["finetune"], first["runs"]["scratch"], first["source"]
-    text = (
-        f"{dataset['classes']} classes{release}; {images['train']} training, "
-        f"{images['validation']} validation and {images['test']} test images; {tuned['img_size']} pixels, "
-        f"{tuned['epochs']} epochs, one seed. Fine-tuned: `{tuned['recipe']}`, from the network trained for "
-        f"{source['epochs']} epochs on {source['num_classes']} other landmarks. From scratch: `{scratch['recipe']}`. "
-        "The intervals of the accuracies are Wilson intervals, those of the differences are from a paired bootstrap "
-        "over the photos. They do not cover other seeds or sources."
-    )
-    return f"{text}\n\n{markdown(header, rows)}"

@@ -12,7 +12,7 @@ from train_data import make_data
 from benchmarks import finetune, report
 from benchmarks.comparison import consistency
 from benchmarks.comparison.sets import metrics
-from benchmarks.rendering.tables import finetune_table
+from benchmarks.rendering.inference_tables import finetune_table
 from timm_landmark import cli
 from timm_landmark.runs.folder import read_run_info, update_info
 
