@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,6 +113,18 @@ def test_it_cannot_be_resumed_with_another_recipe_or_length(data, options, whole
         train(data, whole, *others, "--resume")
     with pytest.raises(UserError, match="--epochs: the run was started with 4, now it is 9"):
         train(data, whole, *options, "--epochs", 9, "--resume")
+
+
+def test_the_source_need_not_be_named_again_on_resume(data, options, whole, tmp_path, capfd):
+    again = [option for option in options if option != "--init-from" and not str(option).endswith(".safetensors")]
+    assert train(data, whole, *again, "--resume") == 0
+    assert "is finished: 4 epochs" in capfd.readouterr().out
+    shutil.copytree(whole, tmp_path / "run")
+    for file in tmp_path.glob("run/*"):  # a run from scratch without a finished epoch
+        if file.name != "run.json":
+            file.unlink()
+    with pytest.raises(UserError, match="give it with --init-from"):
+        train(data, tmp_path / "run", *again, "--resume")
 
 
 @pytest.mark.parametrize(

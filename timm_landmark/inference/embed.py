@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.parquet",
         help="columns path, sha256 (of the file's bytes) and embedding (float32)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE.parquet if it exists")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace FILE.parquet, and an interrupted run with other photos"
+    )
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")

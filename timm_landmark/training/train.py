@@ -133,7 +133,8 @@ def _recipe(own: argparse.Namespace) -> Path:
         if own.recipe:
             raise UserError(f"--recipe {own.recipe} and -c {own.config}: two recipes; give one of them")
         return own.config
-    if own.recipe == FINETUNE and not own.init_from and not own.resume:
+    started = own.resume and (own.output / init_from.FILE).exists()
+    if own.recipe == FINETUNE and not own.init_from and not started:
         raise UserError(
             f"--recipe {FINETUNE} starts from a trained network: give it with --init-from (a run, an exported folder, "
             f"hf-hub:ORG/NAME, a pretrained timm model or a checkpoint), or train from scratch with --recipe {PAPER}"
