@@ -86,15 +86,13 @@ def main(argv: list[str]) -> int:
 
     validation = (saved_validation(run, source) or evaluated("validation")) if tested else None
     now = evaluated(options.split, run.path / f"features-{options.split}.npz" if options.keep_features else None)
-    entries: dict[str, Any] = {}
-    unknown: dict[str, Any] | None = None
-    unreadable = 0
+    entries, unknown, unreadable = {}, None, 0
     if validation is not None:
+        now.result["retrieval"] = retrieval(now.predictions, now.pooled, validation.predictions, validation.pooled)
         thresholds = {**choose_thresholds(validation.predictions, options.target_accuracy or TARGET), **source}
         now.result["selective"] = selective(now.predictions, thresholds["certain"])
-        now.result["retrieval"] = retrieval(now.predictions, now.pooled, validation.predictions, validation.pooled)
-        if photos:
-            named, unreadable = _name_unknown(run, photos, device, options)
+        named, unreadable = _name_unknown(run, photos, device, options) if photos else ([], 0)
+        if named:
             thresholds["none"], unknown = summarise_unknown(
                 now.predictions, validation.predictions, named, read_thresholds(thresholds)
             )
@@ -123,9 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="timm-landmark evaluate",
         description=(
             "Computes top-1, top-5, GAP and top-1 per class, each with a 95 % interval, for the checkpoint that is "
-            "best on validation. Writes them to RUN/run.json, and one line per image to RUN/predictions-SPLIT.csv. On "
-            "test, also chooses the confidence from which an answer is certain, on validation, and measures "
-            "it and retrieval with the pooled features."
+            "best on validation. Writes them to RUN/run.json, and one line per image to RUN/predictions-SPLIT.csv. "
+            "With the split test, it also chooses on validation the confidence from which an answer is certain, and "
+            "measures it and the retrieval with pooled features on test."
         ),
         epilog="Exit code: 0 for success, 1 if a photo of --unknown cannot be read, 2 for a user error.",
     )
