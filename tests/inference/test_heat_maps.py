@@ -236,7 +236,6 @@ def test_without_the_extra_the_command_is_named(monkeypatch):
 
 
 def test_an_extra_that_cannot_be_imported_is_told(monkeypatch):
-    """OpenCV is known to miss libGL on servers."""
     monkeypatch.setitem(__import__("sys").modules, "pytorch_grad_cam", None)
     monkeypatch.setattr(module, "find_spec", lambda name: name)
     with pytest.raises(UserError, match=r"cannot be imported .*pytorch_grad_cam.* pip install"):
