@@ -260,7 +260,7 @@ def _grad_cam() -> Any:
     check_available("a heat map")
     try:
         from pytorch_grad_cam import GradCAM
-    except ImportError as error:  # installed, but OpenCV may miss a library of the system
+    except ImportError as error:  # installed, but damaged or without a library that it needs
         raise UserError(f"the package grad-cam cannot be imported ({first_line(error, 120)}); {INSTALL}") from None
     return GradCAM
 
