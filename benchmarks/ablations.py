@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import nn
 
-from benchmarks.cosine_attention import CosineAttention2d
+from benchmarks.variants.cosine_attention import CosineAttention2d
 from timm_landmark import cli
 from timm_landmark.layers import ChannelAttention2d, attention_scale
 from timm_landmark.models.resneat import ChannelAttentionBottleneck, resneat50

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.comparison.consistency import check_comparison
 from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
 from benchmarks.comparison.verdicts import judge
-from benchmarks.rendering.inference_tables import unknown_table
+from benchmarks.rendering.inference_tables import finetune_table, heat_maps_table, unknown_table
 from benchmarks.rendering.page import write_page
 from benchmarks.rendering.sentences import (
     prepare_sentence,
@@ -56,6 +56,8 @@ SCALE = RESULTS / "scale.json"
 SCALE_224 = RESULTS / "scale_224.json"
 UNKNOWN = RESULTS / "unknown.json"
 SHARD_EPOCHS = RESULTS / "shard_epochs.json"
+FINETUNE = RESULTS / "finetune"
+HEAT_MAPS = RESULTS / "heat_maps.json"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -206,6 +208,8 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
         "unknown": unknown_table(_read_json(UNKNOWN) if UNKNOWN.exists() else {}),
         "prepare": prepare_sentence(_read_json(PREPARE)),
+        "finetune": finetune_table([_read_json(path) for path in sorted(FINETUNE.glob("*.json"), reverse=True)]),
+        "heat_maps": heat_maps_table(_read_json(HEAT_MAPS)),
         "shard_epochs": shard_epochs_table(_read_json(SHARD_EPOCHS)),
         "synthetic": synthetic_sentence(
             _read_json(SYNTHETIC / "resnet50-s0" / "run.json"), _read_json(SYNTHETIC / "nearest_neighbour.json")

@@ -139,7 +139,7 @@ def test_wheel_is_complete(wheel):
     package = {name for name in files if name.startswith("timm_landmark/")}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "timm_landmark").rglob("*") if path.is_file()}
     assert package == {name for name in sources if "__pycache__" not in name}
-    assert "timm_landmark/training/recipes/paper.yaml" in package
+    assert {f"timm_landmark/training/recipes/{name}.yaml" for name in ("paper", "finetune")} <= set(package)
     assert "timm_landmark/py.typed" in package
     rest = files - package
     assert {name for name in rest if ".dist-info/" not in name} == {"timm_landmark_cli.py"}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
+from benchmarks.comparison.intervals import bootstrap
 from benchmarks.comparison.sets import RESULTS, FinishedRun, load
 
 
@@ -12,6 +13,8 @@ def check_all(root: Path = RESULTS) -> None:
     """Checks every JSON file and every comparison below ``root``; errors as of :func:`check_comparison`."""
     for path in sorted(root.rglob("*.json")):
         check_paths(path.relative_to(root), json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(root.glob("finetune/*.json")):
+        check_finetune(path.relative_to(root), json.loads(path.read_text(encoding="utf-8")))
     for images in sorted(root.rglob("images.csv")):
         check_comparison(images.parent)
 
@@ -52,6 +55,25 @@ def _check_run(name: str, run: FinishedRun, images: list[str]) -> None:
         stated, counted = info["evaluation"]["test"][metric], sum(run.hits(k, images))
         if (stated["correct"], stated["images"]) != (counted, len(images)):
             raise ValueError(f"{name}: run.json states {metric} {stated}, but its predictions give {counted} right")
+
+
+def check_finetune(place: Path, result: dict[str, Any]) -> None:
+    """Checks a result of ``finetune.py``: accuracies and difference follow from the photos that each run got right.
+
+    Raises:
+        ValueError: Naming ``place`` and what differs.
+    """
+    if "pairs" not in result:  # only one of the two runs is finished
+        return
+    pairs, gain = result["pairs"], result["difference"]
+    images = sum(pairs.values())
+    for kind, run in result["runs"].items():
+        top1 = run["test_top1"]
+        if (top1["correct"], top1["images"]) != (pairs["both"] + pairs[f"only_{kind}"], images):
+            raise ValueError(f"{place.as_posix()}: test_top1 of {kind} is {top1}, but the pairs are {pairs}")
+    signs = [1] * pairs["only_finetune"] + [-1] * pairs["only_scratch"] + [0] * (pairs["both"] + pairs["neither"])
+    if gain["images"] != images or list(bootstrap(signs)) != gain["interval"]:
+        raise ValueError(f"{place.as_posix()}: the difference is {gain}, but the pairs are {pairs}")
 
 
 def check_paths(place: Path, value: Any) -> None:

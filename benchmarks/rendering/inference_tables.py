@@ -1,9 +1,9 @@
-"""Tables about trained networks in use: photos of none of their landmarks."""
+"""Tables about trained networks in use: unknown photos, heat maps, fine-tuning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.rendering.tables import interval_text, markdown
+from benchmarks.rendering.tables import interval_text, markdown, percent
 
 
 def unknown_table(entries: Mapping[str, Any]) -> str:
@@ -39,4 +39,57 @@ def _notes(entries: Mapping[str, Any]) -> str:
         f"{' or '.join(f'{100 * target:g}' for target in targets)} % right answers on validation. "
         '"None of its landmarks" is said below a confidence chosen on validation and half of the unknown photos; the '
         f"table has the other half. One run each (seed {', '.join(map(str, seeds))})."
+    )
+
+
+def finetune_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Networks that were fine-tuned, beside the same networks trained from scratch, from ``finetune.py``."""
+    results = [result for result in results if "difference" in result]
+    if not results:
+        return "No network has been fine-tuned yet."
+    header = ["model", "fine-tuned: top-1 [95 %]", "from scratch: top-1 [95 %]", "difference in points [95 %]"]
+    rows = []
+    for result in results:
+        shares = [result["runs"][kind]["test_top1"] for kind in ("finetune", "scratch")]
+        cells = [interval_text((share["value"], *share["interval"])) for share in shares]
+        gain = result["difference"]
+        low, high = (f"{100 * bound:+.1f}" for bound in gain["interval"])
+        rows.append([f"`{result['model']}`", *cells, f"{100 * gain['value']:+.1f} [{low}, {high}]"])
+    first, dataset = results[0], results[0]["dataset"]
+    images, release = dataset["images"], f" of {dataset['release']}" if dataset["release"] else ""
+    tuned, scratch, source = first["runs"]["finetune"], first["runs"]["scratch"], first["source"]
+    text = (
+        f"{dataset['classes']} classes{release}; {images['train']} training, "
+        f"{images['validation']} validation and {images['test']} test images; {tuned['img_size']} pixels, "
+        f"{tuned['epochs']} epochs, one seed. Fine-tuned: `{tuned['recipe']}`, from the network trained for "
+        f"{source['epochs']} epochs on {source['num_classes']} other landmarks. From scratch: `{scratch['recipe']}`. "
+        "The intervals of the accuracies are Wilson intervals, those of the differences are from a paired bootstrap "
+        "over the photos. They do not cover other seeds or sources."
+    )
+    return f"{text}\n\n{markdown(header, rows)}"
+
+
+def heat_maps_table(result: Mapping[str, Any]) -> str:
+    """How much of the heat lies on procedural landmarks, from ``heat_maps.json``."""
+    seeds = [each["ratio"]["value"] for each in result["random"]["seeds"]]
+    top1 = (result["top1"]["value"], *result["top1"]["interval"])
+    rows = []
+    for name, found in (("trained", result["trained"]), (f"random, {len(seeds)} seeds", result["random"])):
+        ratio, difference = (found[key] for key in ("ratio", "difference"))
+        low, high = (100 * bound for bound in difference["interval"])
+        rows.append(
+            [
+                name,
+                *(percent(found[key]) for key in ("heat", "area")),
+                "{:.2f} [{:.2f}, {:.2f}]".format(ratio["value"], *ratio["interval"]),
+                percent(found["heat_of_other_photos"]),
+                f"{100 * difference['value']:+.1f} [{low:+.1f}, {high:+.1f}]",
+            ]
+        )
+    header = ["weights", "heat on the landmark %", "its area %", "ratio", "on other photos' landmarks %", "difference"]
+    return (
+        f"`{result['model']}`, {result['epochs']} epochs at {result['img_size']} pixels on {result['data']['classes']} "
+        f"synthetic classes, {result['photos']} {result['split']} photos ({interval_text(top1)} % top-1), "
+        f"Grad-CAM of the first guess at `{result['layer']}`. With random weights the ratio is {min(seeds):.2f} to "
+        f"{max(seeds):.2f}, depending on the seed.\n\n{markdown(header, rows)}"
     )

@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from benchmarks import cosine_attention
 from benchmarks.ablations import VARIANTS, ChannelShuffle, Variant, change
-from benchmarks.cosine_attention import CosineAttention2d, cosine_scale, cosine_scale_reference
+from benchmarks.variants import cosine_attention
+from benchmarks.variants.cosine_attention import CosineAttention2d, cosine_scale, cosine_scale_reference
 from timm_landmark.accounting.macs import count_macs, count_model
 from timm_landmark.layers import ChannelAttention2d, attention_path
 

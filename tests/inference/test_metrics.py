@@ -26,7 +26,7 @@ def test_risk_by_coverage_by_hand():
     curve = risk_coverage(CONFIDENCES[::-1], CORRECT[::-1])
     assert curve["confidence"] == [0.9, 0.8, 0.6, 0.5]
     assert curve["coverage"] == pytest.approx([0.2, 0.6, 0.8, 1.0])
-    assert curve["risk"] == pytest.approx([0, 1 / 3, 1 / 4, 2 / 5])
+    assert curve["risk"] == pytest.approx([0, 1 / 3, 1 / 4, 2 / 5], abs=1e-6)
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():

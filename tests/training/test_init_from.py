@@ -10,10 +10,12 @@ import pytest
 import timm
 import torch
 from loopback_hub import LoopbackHub
+from run_helpers import make_export
 from safetensors.torch import load_file, save_file
 from train_data import make_data
 
 import timm_landmark  # noqa: F401
+from timm_landmark.runs.checkpoints import load_model_weights
 from timm_landmark.training import init_from
 from timm_landmark.utils.errors import UserError
 
@@ -60,8 +62,10 @@ def test_what_shares_nothing_is_refused():
 
 
 def test_unknown_sources(tmp_path):
-    with pytest.raises(UserError, match="not a timm model, an hf-hub:ORG/NAME or an existing file"):
+    with pytest.raises(UserError, match=r"--init-from resnext51: not a run, .* a timm model or a checkpoint"):
         init_from.source_weights("resnext51")
+    with pytest.raises(UserError, match="not a run"):
+        init_from.source_weights(str(tmp_path))
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):
         init_from.source_weights(str(tmp_path / "torn.safetensors"))
@@ -78,6 +82,19 @@ def test_a_run_starts_from_a_file_and_says_so(tmp_path, capsys):
     torch.manual_seed(1)
     assert start["fc.weight"].equal(timm.create_model("test_resnet", num_classes=5).state_dict()["fc.weight"])
     assert "randomly initialized: fc.weight, fc.bias" in capsys.readouterr().out
+
+
+def test_a_run_and_its_export_are_sources(tmp_path, monkeypatch):
+    folder = make_export(tmp_path, model="test_resnet")
+    expected = load_model_weights(tmp_path / "run" / "model_best.pth.tar")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").rename("resneat50")  # named like a model: as in `train resneat50 --output resneat50`
+    for source in ("./resneat50", str(folder)):
+        weights = init_from.source_weights(source)
+        assert weights.keys() == expected.keys()
+        assert all(weights[name].equal(value) for name, value in expected.items())
+    with pytest.raises(UserError, match=r"both a timm model and a folder; write \./resneat50 for the folder"):
+        init_from.source_weights("resneat50")
 
 
 def test_train_from_timms_weights_over_the_hub(tmp_path):
@@ -111,6 +128,6 @@ def test_train_from_timms_weights_over_the_hub(tmp_path):
 
 def test_the_papers_comparison_never_uses_it():
     root = Path(__file__).resolve().parents[2]
-    for file in [*(root / "timm_landmark" / "training" / "recipes").glob("*.yaml"), root / "benchmarks" / "compare.py"]:
-        text = file.read_text()
+    for file in ("timm_landmark/training/recipes/paper.yaml", "benchmarks/compare.py"):
+        text = (root / file).read_text()
         assert "init-from" not in text and "init_from" not in text and "initial" not in text

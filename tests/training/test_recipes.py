@@ -1,4 +1,4 @@
-"""The recipe: section 4.1 of the paper, the same for all models, with options that timm's parser knows."""
+"""The recipes: section 4.1 of the paper and fine-tuning, the same for all models, with options of timm's parser."""
 
 import random
 import shlex
@@ -17,7 +17,7 @@ import timm_landmark  # noqa: F401
 from timm_landmark.training.checks import options_of
 from timm_landmark.training.stand_in import StandIn
 from timm_landmark.training.timm_script import load_script
-from timm_landmark.training.train import recipe_path
+from timm_landmark.training.train import RECIPES, recipe_path
 
 PAPER_MODELS = [
     "resnet50",
@@ -30,13 +30,14 @@ PAPER_MODELS = [
 ]
 
 
-def recipe():
-    return yaml.safe_load(recipe_path().read_text())
+def recipe(name="paper"):
+    return yaml.safe_load(recipe_path(name).read_text())
 
 
-def test_there_is_one_and_it_names_no_model():
-    assert [path.name for path in recipe_path().parent.iterdir()] == ["paper.yaml"]
-    assert "model" not in recipe()
+@pytest.mark.parametrize("name", RECIPES)
+def test_there_are_two_and_they_name_no_model_and_no_weights(name):
+    assert sorted(path.stem for path in recipe_path().parent.iterdir()) == sorted(RECIPES)
+    assert not {"model", "input_size", "pretrained", "initial_checkpoint"} & recipe(name).keys()
 
 
 def test_it_says_that_a_bare_train_py_has_another_rule():
@@ -61,17 +62,19 @@ def test_the_papers_figures():
     stated = {"batch_size": 64, "epochs": 25, "opt": "adam", "opt_betas": [0.9, 0.999], "lr": 0.0005, "img_size": 224}
     unstated = {"weight_decay": 0.0, "warmup_epochs": 0, "smoothing": 0.0, "hflip": 0.5, "drop": 0.0}
     assert {**values, **stated, **unstated} == values
-    assert not {"input_size", "pretrained", "initial_checkpoint", "mixup", "cutmix", "aa"} & values.keys()
+    assert not {"mixup", "cutmix", "aa"} & values.keys()
 
 
-def test_every_key_is_known_to_the_stand_in():
-    assert recipe().keys() <= options_of(StandIn().parser).keys()
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_key_is_known_to_the_stand_in(name):
+    assert recipe(name).keys() <= options_of(StandIn().parser).keys()
 
 
 @pytest.mark.script
-def test_every_key_is_known_to_timms_script():
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_key_is_known_to_timms_script(name):
     known = options_of(load_script(train_script()).parser)
-    for key, value in recipe().items():
+    for key, value in recipe(name).items():
         assert key in known
         if known[key].type is not None and value is not None:  # YAML values bypass the parser's types
             for one in value if isinstance(value, list) else [value]:

@@ -1,5 +1,6 @@
 """Finding and reading photos for inference: in threads with bounded memory, squashed like the training data."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,12 +24,16 @@ MOST_THUMBNAILS = 3000  # photos on a page, about 20 MB
 
 @dataclass(frozen=True)
 class Photo:
-    """One file: its ``pixels`` as model input and a small ``thumbnail``, or the ``problem`` if it cannot be read."""
+    """One file: its ``pixels`` as model input and a small ``thumbnail``, or the ``problem`` if it cannot be read.
+
+    ``sha256`` is of the bytes that were decoded.
+    """
 
     path: Path
     pixels: Any = None
     thumbnail: Image.Image | None = None
     problem: str | None = None
+    sha256: str | None = None
 
 
 def find_photos(places: Sequence[Path]) -> list[Path]:
@@ -67,7 +72,8 @@ def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: i
     ``thumbnail`` is the longer side of the thumbnail in pixels, at most; with 0 there is none.
     """
     try:
-        image = decode_rgb(path.read_bytes())
+        content = path.read_bytes()
+        image = decode_rgb(content)
     except RejectedImage as error:
         return Photo(path, problem=str(error))
     except OSError as error:
@@ -75,7 +81,7 @@ def read_photo(path: Path, transform: Callable[[Image.Image], Any], thumbnail: i
     pixels = transform(image)
     if thumbnail:
         image.thumbnail((thumbnail, thumbnail))  # in place
-    return Photo(path, pixels, image if thumbnail else None)
+    return Photo(path, pixels, image if thumbnail else None, sha256=hashlib.sha256(content).hexdigest())
 
 
 def read_photos(

@@ -121,18 +121,16 @@ def _render_certain(result: dict[str, Any], thresholds: dict[str, Any]) -> list[
         return [f"  no confidence gives {wanted} on validation, so there is no threshold for certain answers"]
     lines = [
         f"  certain from {found['threshold']:.6f} on: {wanted} on validation "
-        f"({thresholds['correct']} of {thresholds['answered']}, {thresholds['images']} images)"
+        f"({thresholds['correct']} of {thresholds['answered']})"
     ]
     if not found["answered"]:
         return [*lines, f"         none of {found['images']} images of test is certain"]
-    return [
-        *lines,
-        f"         {_value(found)}   {found['correct']} right of {found['answered']} certain, {found['images']} images",
-    ]
+    doubted = f"{found['images'] - found['answered']} of {found['images']} images not certain"
+    return [*lines, f"         {_value(found)}   {found['correct']} of {found['answered']} on test, {doubted}"]
 
 
 def _render_unknown(found: dict[str, Any]) -> list[str]:
-    photos = f"{found['photos']} unknown photos ({printable(str(found['folder']), 40)})"
+    photos = f"{found['photos']} unknown photo{'s' * (found['photos'] != 1)} ({printable(str(found['folder']), 40)})"
     (low, high), (least, most) = found["auroc_interval"], found["gap_interval"]
     lines = [
         f"  with {photos} as well:",
@@ -142,13 +140,14 @@ def _render_unknown(found: dict[str, Any]) -> list[str]:
     ]
     wanted = f"{100 * found['target_accuracy']:g} % unknown photos"
     if found["none"] is None:
-        return [*lines, f"  no confidence has {wanted} below it, so there is no threshold for none of the landmarks"]
+        reason = f"no confidence has {wanted} below it" if found["calibration"] else "too few unknown photos to choose"
+        return [*lines, f"  {reason}, so there is no threshold for none of the landmarks"]
     lines.append(
-        f"  none below {found['none']['threshold']:.6f}, {wanted}, as in validation and "
-        f"{found['calibration']} of the unknown photos"
+        f"  none of the landmarks below {found['none']['threshold']:.6f}: {wanted} among validation and "
+        f"{found['calibration']} unknown photos"
     )
-    for side, label in (("unknown", "the other unknown photos"), ("landmark", "the images of test")):
+    for side, label in (("unknown", "other unknown photos"), ("landmark", "images of test")):
         each = found["none"][side]
         if each["photos"]:
-            lines.append(f"         {_value(each)}   said of {each['said']} of {each['photos']} {label}")
+            lines.append(f"         {_value(each)}   {each['said']} of {each['photos']} {label}")
     return lines

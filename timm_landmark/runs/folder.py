@@ -5,9 +5,9 @@ Written by the train script:
 
 Written by this package:
     run.json: model, recipe, seed, data digest, trainer, this project's commit, machine, wall time, parameters,
-        evaluation
+        evaluation, thresholds
     classes.csv: the data set's classes in the order of the model's outputs (``read_rows(RUN, ClassRow)``)
-    predictions-SPLIT.csv, features-SPLIT.npz: from ``evaluate`` and ``evaluate --keep-features``
+    predictions-SPLIT.csv, evaluation.html, features-SPLIT.npz: from ``evaluate``, the last with ``--keep-features``
 """
 
 import csv

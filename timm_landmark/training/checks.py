@@ -273,7 +273,8 @@ def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], cl
     """
     old, info = read_args(run), read_run_info(run)
     check_classes(run, classes, f"--data {new.data_dir}")
-    for name, flag in (("data_digest", "--data"), ("global_batch", "-b"), ("rate_rule", "--sched"), ("seed", "--seed")):
+    flags = {"data_digest": "--data", "global_batch": "-b", "rate_rule": "--recipe or --sched", "seed": "--seed"}
+    for name, flag in flags.items():
         if info.get(name) != started[name]:
             raise UserError(
                 f"{flag}: the run was started with {name} {info.get(name)}, now it is {started[name]}; give the same "

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from timm_landmark.hub.exported import PREFIX, load_model
 from timm_landmark.runs.checkpoints import load_model_weights
-from timm_landmark.runs.model import build_model
+from timm_landmark.runs.folder import INFO
+from timm_landmark.runs.model import build_model, load_run
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.hub_errors import explain
-from timm_landmark.utils.hub_files import WEIGHTS
+from timm_landmark.utils.hub_files import CONFIG, WEIGHTS
 from timm_landmark.utils.text import say
 
 if TYPE_CHECKING:
@@ -52,22 +53,34 @@ class Copied:
 
 
 def source_weights(source: str) -> "dict[str, torch.Tensor]":
-    """The weights of a pretrained timm model, of ``hf-hub:ORG/NAME[@REVISION]``, or of a checkpoint file.
+    """The weights of a trained model.
 
     From the Hub only safetensors files are read; a local checkpoint is loaded with ``weights_only``.
 
+    Args:
+        source: ``hf-hub:ORG/NAME[@REVISION]``, the name of a pretrained timm model, an exported folder, a run folder
+            (the weights of its best epoch) or a checkpoint file.
+
     Raises:
-        UserError: If there is no such model, repository or file, or it cannot be downloaded or read.
+        UserError: If there is no such model, folder, repository or file, or it cannot be downloaded or read.
     """
     import timm
 
-    if source.startswith(PREFIX):
-        return load_model(source)[0].state_dict()
+    path = Path(source)
+    exported, run = ((path / name).is_file() for name in (CONFIG, INFO))
     if timm.is_model(source.partition(".")[0]):
+        if exported or run:
+            raise UserError(f"--init-from {source}: both a timm model and a folder; write ./{source} for the folder")
         return _timm_weights(source)
-    if not Path(source).is_file():
-        raise UserError(f"--init-from {source}: not a timm model, an hf-hub:ORG/NAME or an existing file")
-    return load_model_weights(Path(source))
+    if source.startswith(PREFIX) or exported:
+        return load_model(source)[0].state_dict()
+    if run:
+        return load_model_weights(load_run(path).checkpoint)
+    if not path.is_file():
+        raise UserError(
+            f"--init-from {source}: not a run, an exported folder, an hf-hub:ORG/NAME, a timm model or a checkpoint"
+        )
+    return load_model_weights(path)
 
 
 def _timm_weights(name: str) -> "dict[str, torch.Tensor]":
@@ -75,7 +88,10 @@ def _timm_weights(name: str) -> "dict[str, torch.Tensor]":
 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
-        raise UserError(f"--init-from {name}: timm has no weights for it on the Hub; give another model or a file")
+        raise UserError(
+            f"--init-from {name}: timm has no weights for this model on the Hub; give another model, a run or a "
+            "checkpoint"
+        )
     try:
         return timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"hf_hub_filename": WEIGHTS}
@@ -149,5 +165,5 @@ def write_start(state: "dict[str, torch.Tensor]", copied: Copied, path: Path) ->
         temporary.chmod(0o644)
     say(*copied.describe())
     source = copied.source
-    name = Path(source).name if Path(source).is_file() else source  # run.json contains no local paths
+    name = Path(source).resolve().name if Path(source).exists() else source  # run.json contains no local paths
     return {"source": name, "parameters_copied": copied.parameters, "parameters": copied.of, "tensors": copied.tensors}

@@ -1,6 +1,6 @@
 """The stand-in: trains without timm's train.py, which timm's wheels do not include.
 
-It is built from timm's own parts, supports the command line options that the recipe uses and rejects all others. With
+It is built from timm's own parts, supports the command line options that the recipes use and rejects all others. With
 the same seed it writes the same files as timm's script and the same ``summary.csv``. It runs in one process, without
 mixed precision or distillation; use timm's script for those. Model, data, optimizer and batches are created in the
 order of the script, because random numbers are drawn in that order.
@@ -57,7 +57,7 @@ class StandIn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options of timm's train.py that the recipe and ``timm-landmark train`` use, with its types and defaults."""
+    """The options of timm's train.py that the recipes and ``timm-landmark train`` use, with its types and defaults."""
     parser = Parser(prog="stand-in for timm's train.py", add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("--data-dir")
@@ -83,8 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--opt-betas", type=float, nargs="+")
     add("--momentum", type=float, default=0.9)
     add("--weight-decay", type=float, default=2e-5)
-    add("--sched", default="cosine", choices=("plateau",))  # the one in the recipe; timm's script has more
+    add("--layer-decay", type=float)
+    add("--layer-decay-min-scale", type=float, default=0)
+    add("--sched", default="cosine", choices=("plateau", "cosine"))  # those in the recipes; timm's script has more
+    add("--sched-on-updates", action="store_true", default=False)
     add("--lr", type=float)
+    add("--warmup-lr", type=float, default=1e-5)
     add("--min-lr", type=float, default=0)
     add("--epochs", type=int, default=300)
     add("--warmup-epochs", type=int, default=5)
@@ -135,7 +139,9 @@ def _train(args: argparse.Namespace) -> None:
     schedule: dict[str, Any] = timm.scheduler.scheduler_kwargs(args)
     scheduler, epochs = timm.scheduler.create_scheduler_v2(optimizer, **schedule, updates_per_epoch=len(train_loader))
     assert scheduler is not None  # it is only for `--sched none`
-    if start:
+    if start and args.sched_on_updates:
+        scheduler.step_update(start * len(train_loader))
+    elif start:
         scheduler.step(start)
     for epoch in range(start, epochs):
         if hasattr(train_loader.dataset, "set_epoch"):

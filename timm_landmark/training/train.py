@@ -26,6 +26,8 @@ from timm_landmark.utils.machine import project_commit
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import say
 
+PAPER, FINETUNE = RECIPES = ("paper", "finetune")
+
 
 def main(argv: list[str]) -> int:
     """Runs the command.
@@ -68,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         usage="timm-landmark train MODEL --data DATA --output RUN [options] [any option of timm's train.py]",
         description=(
             "Train MODEL (one of the paper's seven models or any other timm model) with the paper's recipe and timm's "
-            "train.py. The learning rate is halved when validation top-1 is lower than one epoch before; --sched or -c "
-            "selects one of timm's schedulers instead. The batch size (-b, 64) is global: with torchrun, the processes "
-            "share it."
+            "train.py. The learning rate is halved when validation top-1 is lower than one epoch before; --recipe "
+            "finetune, --sched or -c selects one of timm's schedulers instead. The batch size (-b, 64) is global: with "
+            "torchrun, the processes share it."
         ),
         epilog=(
             "With --workers 0, a resumed run ends with the same summary.csv as an uninterrupted one; with more workers "
@@ -90,14 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init-from",
         metavar="SOURCE",
-        help="copy every tensor with the same name and shape from a pretrained timm model, hf-hub:ORG/NAME or a file",
+        help="copy every tensor with the same name and shape from a run, an exported folder, hf-hub:ORG/NAME, a "
+        "pretrained timm model or a checkpoint",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output after an interruption")
     parser.add_argument("--seed", help="random seed (default: 42)")
-    parser.add_argument("--epochs", help="number of epochs (default: the paper's 25)")
+    parser.add_argument("--epochs", help="number of epochs (default: 25; finetune: 15)")
     parser.add_argument("--img-size", metavar="P", help="image size, PxP pixels (default: the paper's 224)")
     parser.add_argument("--device", help="torch device (default: cuda if available, else mps, else cpu)")
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="your own recipe instead of the paper's")
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="paper (default): from scratch; finetune: a few photos of your own, starting from --init-from",
+    )
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="your own recipe instead of a built-in one")
     group = parser.add_argument_group("timm's train.py (timm's wheels do not include it)")
     group.add_argument(
         "--train-script", metavar="F", help="path of train.py (default: $TIMM_TRAIN_SCRIPT or the downloaded one)"
@@ -114,18 +122,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def recipe_path() -> Path:
-    """The recipe of the paper, which comes with this package; it does not depend on the model."""
-    return Path(str(files("timm_landmark.training"))) / "recipes" / "paper.yaml"
+def recipe_path(name: str = PAPER) -> Path:
+    """A recipe that comes with this package, one of ``RECIPES``; it does not depend on the model."""
+    return Path(str(files("timm_landmark.training"))) / "recipes" / f"{name}.yaml"
+
+
+def _recipe(own: argparse.Namespace) -> Path:
+    """The file of the chosen recipe."""
+    if own.config is not None:
+        if own.recipe:
+            raise UserError(f"--recipe {own.recipe} and -c {own.config}: two recipes; give one of them")
+        return own.config
+    started = own.resume and (own.output / init_from.FILE).exists()
+    if own.recipe == FINETUNE and not own.init_from and not started:
+        raise UserError(
+            f"--recipe {FINETUNE} starts from a trained network: give it with --init-from (a run, an exported folder, "
+            f"hf-hub:ORG/NAME, a pretrained timm model or a checkpoint), or train from scratch with --recipe {PAPER}"
+        )
+    return recipe_path(own.recipe or PAPER)
 
 
 def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: FileLock) -> int:
     _, rank, world_size = world_info_from_env() if is_distributed_env() else (0, 0, 1)
     trainer = _trainer(own.train_script, world_size)
     given = checks.parse_options(trainer.parser, extra, trainer.title)
-    recipe = own.config or recipe_path()
+    recipe = _recipe(own)
     config = checks.read_config(trainer.parser, recipe, trainer.title)
-    paper = own.config is None and "sched" not in given
+    paper = recipe == recipe_path(PAPER) and "sched" not in given
     classes = checks.check_data(own.data)
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")

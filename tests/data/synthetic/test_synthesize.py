@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.comparison.sets import RESULTS
-from benchmarks.nearest_neighbour import nearest_neighbours
+from benchmarks.synthetic.nearest_neighbour import nearest_neighbours
 from timm_landmark.cli import main as cli
 from timm_landmark.data.check import check_dataset, stored_name
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, read_dataset_info, read_rows

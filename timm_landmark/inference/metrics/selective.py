@@ -21,7 +21,7 @@ def risk_coverage(confidences: Sequence[float], correct: Sequence[bool], points:
 
     Returns:
         ``confidence``, ``coverage`` (share of the images that are answered, rising to 1) and ``risk`` (share of wrong
-        answers among the answered), as lists.
+        answers among the answered), as lists with six decimals.
     """
     levels, answered, right = _levels(confidences, correct)
     if len(levels) > points:
@@ -29,8 +29,8 @@ def risk_coverage(confidences: Sequence[float], correct: Sequence[bool], points:
         levels, answered, right = levels[kept], answered[kept], right[kept]
     return {
         "confidence": levels.tolist(),
-        "coverage": (answered / max(len(confidences), 1)).tolist(),
-        "risk": (1 - right / answered).tolist(),
+        "coverage": [round(value, 6) for value in (answered / max(len(confidences), 1)).tolist()],
+        "risk": [round(value, 6) for value in (1 - right / answered).tolist()],
     }
 
 

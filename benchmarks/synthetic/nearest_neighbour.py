@@ -1,6 +1,6 @@
 """Measures how well a data set is solved without learning: by the nearest training image in pixels, shape or colours.
 
-Usage: python -m benchmarks.nearest_neighbour DATA [--output FILE.json]
+Usage: python -m benchmarks.synthetic.nearest_neighbour DATA [--output FILE.json]
 
 On a data set that is suitable for testing networks, these accuracies are far below those of a network.
 """

@@ -1,0 +1,1 @@
+"""Benchmarks on procedural landmarks, of which everything is known."""

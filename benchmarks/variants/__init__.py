@@ -1,0 +1,1 @@
+"""Parts of the variants of the attention unit that `benchmarks/ablations.py` defines."""

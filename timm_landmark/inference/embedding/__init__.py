@@ -1,0 +1,1 @@
+"""The vectors of ``embed`` and the file that they are written to."""
