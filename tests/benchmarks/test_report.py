@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from browser import WIDTHS, browser_page, needs_browser, overflow
 from results_helpers import make_comparison
 
 from benchmarks import report
@@ -256,3 +257,18 @@ def test_scale_at_224_pixels_is_stated_by_its_largest_unit(tmp_path, monkeypatch
     assert "(450 validation photos)" in text and "1.2 % of the predictions" in text
     file.unlink()
     assert report._scale_224() == []
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_of_a_comparison_in_a_browser(tmp_path, width):
+    report.write_report([make_comparison(tmp_path / "c", all_models(0.5), n=100)], tmp_path / "out", quick=True)
+    address = (tmp_path / "out" / "report.html").as_uri()
+    with browser_page(width) as (page, requests, problems):
+        page.goto(address)
+        assert problems == [] and requests == [address] and overflow(page) == 0
+        drawn = "all => all.map(e => getComputedStyle(e).stroke + getComputedStyle(e).strokeDasharray)"
+        lines, keys = (
+            page.eval_on_selector_all(f"{place} .line", drawn) for place in (".charts figure:first-child", "#runs")
+        )
+        assert len(set(keys)) == len(SEVEN) and sorted(lines) == sorted(keys)

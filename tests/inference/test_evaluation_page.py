@@ -1,19 +1,27 @@
 """The page of ``evaluate``: its charts, what it says, and how it looks in a browser."""
 
+import base64
+import io
 import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from browser import WIDTHS, browser_page, needs_browser, overflow
+from PIL import Image
 from run_helpers import make_run
-from train_data import make_data
+from train_data import make_data, pack
 
 from timm_landmark import cli
+from timm_landmark.data.layout import ClassRow, read_rows
 from timm_landmark.inference.pages import evaluation as module
 from timm_landmark.inference.pages.charts import Axis, Line, confusion_matrix, line_chart
+from timm_landmark.inference.pages.evaluation import write_evaluation_page
+from timm_landmark.inference.split_predictions import read_predictions
+from timm_landmark.runs.model import load_run
 
 NAMES = ("Tower", "Arch & <b>Gate</b>", '"><img src=x onerror=alert(1)>')
 SVG = "{http://www.w3.org/2000/svg}"
@@ -43,7 +51,7 @@ def test_a_line_goes_through_its_points():
     assert middle == pytest.approx(((first[0] + last[0]) / 2, (first[1] + last[1]) / 2), abs=0.2)
     assert line.find(f"{SVG}title").text == "<a>"
     mark = next(path for path in chart.iter(f"{SVG}path") if path.get("class") == "mark")
-    assert mark.get("d").startswith(f"M{middle[0]:.1f} ") and f"V{middle[1]:.1f}m" in mark.get("d")
+    assert mark.get("d").startswith(f"M{middle[0]:.1f} ") and mark.get("d").endswith(f"V{middle[1]:.1f}")
     assert "here" in [text.text for text in chart.iter(f"{SVG}text")]
 
 
@@ -65,6 +73,18 @@ def test_many_classes_are_a_small_picture():
     counts[0, 1] = 10
     picture = confusion_matrix(counts, [str(i) for i in range(1000)])
     assert picture.startswith('<img class="pixels" src="data:image/png;base64,') and len(picture) < 50_000
+    with Image.open(io.BytesIO(base64.b64decode(picture.split(",", 1)[1].split('"')[0]))) as image:
+        assert image.size == (500, 500)
+        assert np.array_equal(np.asarray(image) == 0, np.eye(500, dtype=bool))
+
+
+def test_in_a_picture_of_blocks_a_rare_confusion_stays_visible():
+    counts = np.eye(1001, dtype=np.int64) * 10
+    counts[3, 999] = 90
+    picture = confusion_matrix(counts, [str(i) for i in range(1001)])
+    with Image.open(io.BytesIO(base64.b64decode(picture.split(",", 1)[1].split('"')[0]))) as image:
+        assert image.size == (334, 334) and image.getpixel((333, 1)) < 20
+        assert image.getpixel((332, 1)) == 255 and image.getpixel((333, 333)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +120,61 @@ def test_the_worst_mistakes_come_first(evaluated):
     assert len(shares) > 2 and list(map(float, shares)) == sorted(map(float, shares), reverse=True)
 
 
-def test_without_the_photos_or_the_extra_the_page_says_so(evaluated, tmp_path, monkeypatch):
+def test_without_the_extra_the_page_says_how_to_get_it(evaluated, tmp_path, monkeypatch):
     copy = shutil.copytree(evaluated, tmp_path / "run")
     monkeypatch.setattr(module, "is_available", lambda: False)
     assert cli.main(["evaluate", str(copy), "--device", "cpu"]) == 0
     text = page_of(copy)
     assert "pip install &#39;timm-landmark[explain]&#39;" in text
     assert "data:image/jpeg" in text and "Heat map of" not in text
-    monkeypatch.setattr(module, "SplitReader", lambda *_: (_ for _ in ()).throw(module.UserError("no <such> shard")))
-    assert cli.main(["evaluate", str(copy), "--device", "cpu"]) == 0
-    text = page_of(copy)
-    assert "The photos cannot be shown: no &lt;such&gt; shard" in text
+
+
+def written(run, data, split="test", **changes):
+    """The page of a finished evaluation, written again with another data set or other results."""
+    loaded = load_run(run)
+    info = loaded.info | {"evaluation": {split: loaded.info["evaluation"][split] | changes}}
+    info["evaluation"][split] = {name: value for name, value in info["evaluation"][split].items() if value != "gone"}
+    classes, predictions = read_rows(run, ClassRow), read_predictions(run / f"predictions-{split}.csv")
+    write_evaluation_page(replace(loaded, info=info), data, split, predictions, classes, run / "again.html")
+    return (run / "again.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("where", ["<nowhere>", None])
+def test_without_the_data_set_the_page_says_so(evaluated, tmp_path, where):
+    text = written(evaluated, tmp_path / where if where else None)
+    reason = "&lt;nowhere&gt; is not a prepared data set" if where else "the data set of the run does not exist"
+    assert "The photos cannot be shown: " in text and reason in text
     assert "data:image/jpeg" not in text and "in truth " in text
+
+
+def test_one_damaged_and_one_missing_photo_leave_the_others(evaluated, tmp_path):
+    data = shutil.copytree(load_run(evaluated).data, tmp_path / "data")
+    wrong = [each for each in read_predictions(evaluated / "predictions-test.csv") if not each.correct]
+    first, second = (data / "test" / each.folder / f"{each.image_id}.jpg" for each in wrong[:2])
+    first.write_bytes(b"no photo")
+    second.unlink()
+    text = written(evaluated, data)
+    assert "2 of the photos cannot be shown: " in text and "is missing or damaged" in text
+    assert text.count('alt="Heat map of') == text.count(", taken for ") == len(wrong) - 2
+    assert text.count("in truth ") == len(wrong)
+
+
+def test_photos_from_shards_are_those_of_the_folder(evaluated, tmp_path):
+    data = load_run(evaluated).data
+    pictures = [re.findall(r'src="([^"]+)"', written(evaluated, each)) for each in (data, pack(data, tmp_path / "s"))]
+    assert pictures[0] == pictures[1] and len(pictures[0]) > 2
+
+
+def test_results_of_an_earlier_version_have_no_curve(evaluated):
+    text = written(evaluated, None, risk_coverage="gone", selective="gone", retrieval="gone")
+    assert "<h2>Confidence" not in text and "right if certain" not in text and "<h2>Accuracy by class" in text
+
+
+def test_validation_has_a_page(evaluated, tmp_path):
+    copy = shutil.copytree(evaluated, tmp_path / "run")
+    assert cli.main(["evaluate", str(copy), "--device", "cpu", "--split", "validation"]) == 0
+    text = page_of(copy)
+    assert "images of validation" in text and "Confidence" in text and "nearest neighbours" not in text
 
 
 def test_a_page_that_cannot_be_written_is_an_error(evaluated, tmp_path, capsys):

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 38  # margins
 STYLES = 7  # line styles of the pages, .line0 to .line6
 MOST_LABELLED = 30  # classes in a confusion matrix with labels and counts
+MOST_PIXELS = 500  # per side of the picture of more classes
 CELL, LABELS, SHORT = 30, 180, 26  # pixels of a cell and of the labels, characters of a label
 
 
@@ -94,7 +95,8 @@ def line_chart(
     if mark is not None:
         a, b = across(mark[0]), down(mark[1])
         side, end = (-8, "end") if a > WIDTH / 2 else (8, "start")
-        parts.append(f'<path class="mark" d="M{a:.1f} {base}V{b:.1f}m-5 -5l10 10m0 -10l-10 10"/>')
+        parts.append(f'<path class="mark" d="M{a:.1f} {base}V{b:.1f}"/>')
+        parts.append(f'<path class="cross" d="M{a - 5:.1f} {b - 5:.1f}l10 10m0 -10l-10 10"/>')
         parts.append(f'<text x="{a + side:.1f}" y="{base - 8}" text-anchor="{end}">{escape(mark[2])}</text>')
     return "".join([*parts, "</svg>"])
 
@@ -102,7 +104,8 @@ def line_chart(
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> str:
     """Draws a confusion matrix: a row for each true class, a column for each predicted one.
 
-    Up to ``MOST_LABELLED`` classes, with labels and counts; beyond, one pixel for each cell. The darkness of a cell is
+    Up to ``MOST_LABELLED`` classes, with labels and counts; beyond, one pixel for each cell or, of more than
+    ``MOST_PIXELS`` classes, for the darkest of a block of cells. The darkness of a cell is
     its share of its row.
 
     Args:
@@ -144,6 +147,9 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> str:
 
 def _pixels(shares: np.ndarray) -> str:
     """A picture with one pixel for each cell, dark where the share is high, as an ``img`` element."""
+    block = -(-len(shares) // MOST_PIXELS)
+    side = -(-len(shares) // block)
+    shares = np.pad(shares, (0, side * block - len(shares))).reshape(side, block, side, block).max(axis=(1, 3))
     image = Image.fromarray((255 * (1 - np.sqrt(shares))).round().astype(np.uint8))  # the root shows rare confusions
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

@@ -1,6 +1,7 @@
 """The page of ``evaluate``: figures, confusions, accuracy per class, training curves and the worst mistakes."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from timm_landmark.data.address import Place
-from timm_landmark.data.layout import ClassRow
-from timm_landmark.data.split_reader import SplitReader
+from timm_landmark.data.check import read_sums, stored_name
+from timm_landmark.data.layout import ClassRow, ManifestRow, read_rows
+from timm_landmark.data.shards import in_shards, read_samples, read_shard_info, sample_key
 from timm_landmark.hub.config import class_names
 from timm_landmark.inference.heat_maps import INSTALL, is_available, overlay, uncropped
 from timm_landmark.inference.namer import load_namer
@@ -25,6 +27,7 @@ from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.text import printable
 
 MOST_MISTAKES, MOST_PAIRS, OPEN_ROWS = 24, 15, 40  # photos, confused pairs, rows of classes that are not folded
+OPTIONAL = ("risk_coverage", "selective", "retrieval")  # of the results; only those of test have all of them
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def write_evaluation_page(
     """Writes a self-contained HTML page about one split.
 
     Args:
-        run: The run; ``run.info["evaluation"][split]`` is what ``evaluate`` found.
+        run: The run; ``run.info["evaluation"][split]`` is what ``evaluate`` found; parts may be missing.
         data: The data set, for the photos of the mistakes. If they cannot be read, the page says so.
         split: ``train``, ``validation`` or ``test``.
         predictions: The predictions for the split.
@@ -68,7 +71,7 @@ def write_evaluation_page(
     """
     labels = dict(zip((row.folder for row in classes), class_names(classes)["label_names"], strict=True))
     evaluation = run.info["evaluation"]
-    result, tested = evaluation[split], split == "test"
+    result, tested = {**dict.fromkeys(OPTIONAL), **evaluation[split]}, split == "test"
     counts = _counts(predictions, list(labels))
     mistakes, notes = _mistakes(run, data, split, predictions, labels, device)
     heading = f"{run.model} of {run.path.absolute().name}"
@@ -121,7 +124,9 @@ def _pairs(counts: np.ndarray, labels: Sequence[str]) -> list[tuple[str, str, in
 
 
 def _risk_chart(result: dict[str, Any]) -> str:
-    curve, chosen = result["risk_coverage"], result.get("selective")
+    curve, chosen = result["risk_coverage"], result["selective"]
+    if curve is None:
+        return ""
     points = [(100 * share, 100 * risk) for share, risk in zip(curve["coverage"], curve["risk"], strict=True)]
     mark = None
     if chosen and chosen["answered"]:
@@ -151,7 +156,7 @@ def _training_charts(run: Run) -> list[tuple[str, list[str], str]]:
         if lines:
             high = top or 1.05 * max(value for line in lines for _, value in line.points) or 1.0
             x = Axis("epoch", 1 if len(rows) > 1 else 0, max(len(rows), 2))
-            y = Axis("%" if top else "", 0, high, ".0e" if high < 0.01 else "g")
+            y = Axis("%" if top else "", 0, high)
             charts.append((heading, [line.name for line in lines], line_chart(f"{heading} by epoch", lines, x, y)))
     return charts
 
@@ -166,10 +171,10 @@ def _mistakes(
     heats: dict[str, Image.Image] = {}
     notes = []
     if worst:
-        try:
-            pictures = _pictures(data, split, {each.image_id for each in worst})
-        except UserError as error:
-            notes.append(f"The photos cannot be shown: {printable(str(error), 300)}")
+        pictures, problem = _pictures(data, split, {each.image_id for each in worst})
+        if problem:
+            some = f"{len(worst) - len(pictures)} of the" if pictures else "The"
+            notes.append(f"{some} photos cannot be shown: {problem}")
     if pictures and is_available():
         try:
             heats = _heats(run, worst, pictures, list(labels), device)
@@ -189,22 +194,46 @@ def _mistakes(
     return shown, notes
 
 
-def _pictures(data: Place | None, split: str, ids: set[str]) -> dict[str, Image.Image]:
-    """The images with these ids, from a folder or shards.
+def _pictures(data: Place | None, split: str, ids: set[str]) -> tuple[dict[str, Image.Image], str]:
+    """The images with these ids, as far as they can be read, and the first reason why one cannot; empty if all can."""
+    if data is None:
+        return {}, "the data set of the run does not exist; evaluate with --data"
+    found: dict[str, Image.Image] = {}
+    problem = ""
+    try:
+        for key, content in _contents(data, split, ids):
+            try:
+                with Image.open(io.BytesIO(content)) as image:
+                    found[key] = image.convert("RGB")
+            except OSError:
+                problem = problem or f"{key} is missing or damaged; prepare the data set again"
+    except (UserError, OSError) as error:
+        problem = problem or str(error)
+    if len(found) < len(ids):
+        problem = problem or f"{data} does not have them"
+    return found, printable(problem, 300)
+
+
+def _contents(data: Place, split: str, ids: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Id and file of these images, from a folder or shards. Nothing else is decoded: a split may have many images.
 
     Raises:
-        UserError: If the data set or one of its images cannot be read.
+        UserError: If a table or a shard of the data set cannot be read.
     """
-    if data is None:
-        raise UserError("the data set of the run does not exist; evaluate with --data")
-    reader = SplitReader(data, split, 64)
-    found: dict[str, Image.Image] = {}
-    for picture, number in reader:
-        if (key := reader.rows[number].image_id) in ids:
-            found[key] = picture
-        if len(found) == len(ids):
-            break
-    return found
+    if not in_shards(data):
+        for row in read_rows(data, ManifestRow):
+            if row.split == split and row.image_id in ids:
+                try:
+                    yield row.image_id, (data / stored_name(row)).read_bytes()
+                except OSError:
+                    yield row.image_id, b""  # no image, so it is reported as damaged
+        return
+    keys = {sample_key(each): each for each in ids}
+    sums = read_sums(data)
+    for name, images in read_shard_info(data)[split].items():
+        for key, (_, content) in read_samples(data, name, images, sums).items():
+            if key in keys:
+                yield keys[key], content
 
 
 def _heats(
