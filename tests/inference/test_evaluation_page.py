@@ -173,8 +173,9 @@ def test_results_of_an_earlier_version_have_no_curve(evaluated):
 def test_validation_has_a_page(evaluated, tmp_path):
     copy = shutil.copytree(evaluated, tmp_path / "run")
     assert cli.main(["evaluate", str(copy), "--device", "cpu", "--split", "validation"]) == 0
-    text = page_of(copy)
+    text = (copy / "evaluation-validation.html").read_text(encoding="utf-8")
     assert "images of validation" in text and "Confidence" in text and "nearest neighbours" not in text
+    assert page_of(copy) == page_of(evaluated), "the page of test stays"
 
 
 def test_a_page_that_cannot_be_written_is_an_error(evaluated, tmp_path, capsys):

@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
             write_atomic(run.path / f"predictions-{each.result['split']}.csv", render_predictions(each.predictions))
     kept = {name: entry for name, entry in evaluation.items() if entry is not None}
     run = replace(run, info=update_info(run.path, evaluation=kept, **entries))
-    page = run.path / PAGE
+    page = run.path / (PAGE if tested else f"evaluation-{options.split}.html")
     write_evaluation_page(run, data, options.split, now.predictions, classes, page, device)
     say(*render_results(run, now.result, entries.get(KEY), unknown), f"{page}: the same with pictures")
     return 1 if unreadable else 0
