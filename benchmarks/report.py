@@ -226,7 +226,9 @@ def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
     ]
     return {
         "sets": sets_table(comparisons),
-        "verdicts": verdicts_table({title: judge(comparison) for title, comparison in comparisons.items()}),
+        "verdicts": verdicts_table(
+            {title: judge(each) for title, each in comparisons.items() if len(each.networks) > 1}
+        ),
         "ablations": "\n\n".join(ablations) or "No variant has been trained yet.",
     }
 

@@ -35,7 +35,7 @@ def _notes(entries: Mapping[str, Any]) -> str:
     targets = sorted({entry["thresholds"]["target_accuracy"] for entry in entries.values()})
     seeds = sorted({entry["seed"] for entry in entries.values()})
     return (
-        "Percentages with 95 % intervals, on test. An answer is certain from the confidence on that gives "
+        "Percentages with 95 % intervals, on test. An answer is certain from the confidence that gives "
         f"{' or '.join(f'{100 * target:g}' for target in targets)} % right answers on validation. "
         '"None of its landmarks" is said below a confidence chosen on validation and half of the unknown photos; the '
         f"table has the other half. One run each (seed {', '.join(map(str, seeds))})."
