@@ -1,9 +1,12 @@
-"""An exported folder, shared by the tests of this folder."""
+"""An exported folder and pushing it, shared by the tests of this folder."""
 
 import shutil
 
 import pytest
+from loopback_hub import TOKEN
 from run_helpers import make_export
+
+from timm_landmark import cli
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,19 @@ def exported(tmp_path_factory):
 def folder(exported, tmp_path):
     """A copy of it, which a test may change."""
     return shutil.copytree(exported, tmp_path / "f")
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Runs push in this process, without the new process of check; test_end_to_end.py tests both."""
+
+    def run(hub, *arguments, token=TOKEN):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        return cli.main(["push", *map(str, arguments)])
+
+    return run

@@ -5,11 +5,10 @@ import re
 import shutil
 
 import pytest
-from loopback_hub import TOKEN, LoopbackHub
+from loopback_hub import LoopbackHub
 from run_helpers import make_export
 from timm.models import PretrainedCfg
 
-from timm_landmark import cli
 from timm_landmark.hub.push import check_name
 from timm_landmark.utils.errors import UserError
 
@@ -17,22 +16,6 @@ from timm_landmark.utils.errors import UserError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_export(tmp_path_factory.mktemp("push"), "--name", "test_resnet.mine", model="test_resnet")
-
-
-@pytest.fixture
-def quick(monkeypatch, tmp_path):
-    """Runs push in this process, without the new process of check; test_end_to_end.py tests both."""
-
-    def run(hub, *arguments, token=TOKEN):
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        if token:
-            monkeypatch.setenv("HF_TOKEN", token)
-        return cli.main(["push", *map(str, arguments)])
-
-    return run
 
 
 def pasted(line):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import browser_page, drop_files, needs_browser
-from loopback_hub import TOKEN, LoopbackHub
+from loopback_hub import LoopbackHub
 from run_helpers import make_export, make_run
 from train_data import make_data
 
@@ -125,33 +125,17 @@ def test_without_gradio_nothing_is_written(tmp_path, monkeypatch, capsys):
     assert "pip install 'timm-landmark[demo]'" in capsys.readouterr().err and not (tmp_path / "f").exists()
 
 
-@pytest.fixture
-def push(monkeypatch, tmp_path):
-    """Runs push in this process, as in test_push.py."""
-
-    def run(hub, *arguments, token=TOKEN):
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("timm_landmark.hub.check._vectors", lambda source, folder: [])
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        if token:
-            monkeypatch.setenv("HF_TOKEN", token)
-        return cli.main(["push", *map(str, arguments)])
-
-    return run
-
-
 def latest(hub, name):
     repo = hub.repos[name]
     return repo.commits[repo.refs["main"]]
 
 
-def test_the_model_and_its_space_are_two_repositories(folder, push, tmp_path, capsys):
+def test_the_model_and_its_space_are_two_repositories(folder, quick, tmp_path, capsys):
     with LoopbackHub() as hub:
-        assert push(hub, folder, "org/mine") == 0
+        assert quick(hub, folder, "org/mine") == 0
         assert not [name for name in latest(hub, "org/mine") if name.startswith("space/")], "not in the model"
         assert b"space/" not in latest(hub, "org/mine")["sha256sums.txt"]
-        assert push(hub, folder, "org/mine", "--space", "org/try-it") == 0
+        assert quick(hub, folder, "org/mine", "--space", "org/try-it") == 0
         files = latest(hub, "spaces/org/try-it")
         assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt", WHEEL}
         assert b'"hf-hub:org/mine"' in files["app.py"]
@@ -167,13 +151,13 @@ def test_the_model_and_its_space_are_two_repositories(folder, push, tmp_path, ca
         assert (tmp_path / "d" / WHEEL).read_bytes() == files[WHEEL]
         said = capsys.readouterr().out
         assert f"{hub.url}/spaces/org/try-it, which loads hf-hub:org/mine" in said and "is private" not in said
-        assert push(hub, folder, "org/mine", "--space", "org/try-it", "--revision", "main") == 0
+        assert quick(hub, folder, "org/mine", "--space", "org/try-it", "--revision", "main") == 0
         assert b'"hf-hub:org/mine@main"' in latest(hub, "spaces/org/try-it")["app.py"]
 
 
-def test_dry_run_sends_nothing(folder, push, capsys):
+def test_dry_run_sends_nothing(folder, quick, capsys):
     with LoopbackHub() as hub:
-        assert push(hub, folder, "org/mine", "--space", "org/try-it", "--dry-run", token=None) == 0
+        assert quick(hub, folder, "org/mine", "--space", "org/try-it", "--dry-run", token=None) == 0
         assert hub.requests == []
     said = capsys.readouterr().out
     for path in (folder / "space").iterdir():
@@ -181,10 +165,10 @@ def test_dry_run_sends_nothing(folder, push, capsys):
     assert "model.safetensors" not in said and "dry run: nothing was uploaded" in said
 
 
-def test_a_private_model_needs_a_secret(folder, push, capsys):
+def test_a_private_model_needs_a_secret(folder, quick, capsys):
     with LoopbackHub() as hub:
-        assert push(hub, folder, "org/mine", "--private") == 0
-        assert push(hub, folder, "org/mine", "--space", "org/try-it") == 0
+        assert quick(hub, folder, "org/mine", "--private") == 0
+        assert quick(hub, folder, "org/mine", "--space", "org/try-it") == 0
         assert "secret HF_TOKEN" in capsys.readouterr().out
 
 
@@ -196,16 +180,16 @@ def test_a_private_model_needs_a_secret(folder, push, capsys):
         (["org/mine", "--space", "org/try-it", "--private"], ["--private", "wheel"]),
     ],
 )
-def test_what_is_refused(folder, push, options, words, capsys):
+def test_what_is_refused(folder, quick, options, words, capsys):
     with LoopbackHub() as hub:
-        assert push(hub, folder, *options) == 2 and hub.repos == {}
+        assert quick(hub, folder, *options) == 2 and hub.repos == {}
     error = capsys.readouterr().err.splitlines()[-1]
     assert all(word in error for word in words)
 
 
-def test_a_model_without_a_space(exported, push, capsys):
+def test_a_model_without_a_space(exported, quick, capsys):
     with LoopbackHub() as hub:
-        assert push(hub, exported, "org/mine", "--space", "org/try-it") == 2 and hub.repos == {}
+        assert quick(hub, exported, "org/mine", "--space", "org/try-it") == 2 and hub.repos == {}
     assert "export it again with --space" in capsys.readouterr().err
 
 

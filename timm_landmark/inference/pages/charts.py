@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 38  # margins
 STYLES = 7  # line styles of the pages, .line0 to .line6
 MOST_LABELLED = 30  # classes in a confusion matrix with labels and counts
 MOST_PIXELS = 500  # per side of the picture of more classes
-CELL, LABELS, SHORT = 30, 180, 26  # pixels of a cell and of the labels, characters of a label
+CELL, LABELS, SHORT = 30, 210, 25  # pixels of a cell and of the labels, characters of a label
 
 
 @dataclass(frozen=True)
