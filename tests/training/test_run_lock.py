@@ -75,13 +75,13 @@ def test_of_two_trainings_that_start_together_one_is_refused(data, tmp_path, mon
 def test_a_lock_left_in_an_empty_folder_is_no_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "rehearse", lambda *_: 1)
     (tmp_path / LOCK).touch()
-    with pytest.raises(UserError, match="--init-from absent: not a timm model"):
+    with pytest.raises(UserError, match="--init-from absent: not a run"):
         train(data, tmp_path, "--init-from", "absent")
 
 
 def test_init_from_an_unavailable_source_leaves_no_folder(data, tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "rehearse", lambda *_: 1)
-    with pytest.raises(UserError, match="--init-from absent: not a timm model"):
+    with pytest.raises(UserError, match="--init-from absent: not a run"):
         train(data, tmp_path / "run", "--init-from", "absent")
     assert not (tmp_path / "run").exists()
 

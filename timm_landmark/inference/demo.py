@@ -78,7 +78,6 @@ def main(argv: list[str]) -> int:
         app = build_app(namer, example_photos(options.model), options.top)
         say(f"{namer.title}: http://{HOST}:{server.getsockname()[1]} (Ctrl-C ends it)")
         serve(app, server)
-    return 0
 
 
 def serve_space(model: str) -> None:
@@ -181,7 +180,7 @@ def listening(port: int | None) -> Iterator[socket.socket]:
     raise UserError(f"--port {port} cannot be used ({reason}); choose another one, or omit it for the next free one")
 
 
-def serve(app: "Blocks", server: socket.socket) -> None:
+def serve(app: "Blocks", server: socket.socket) -> NoReturn:
     """Serves the page until SIGINT, which raises KeyboardInterrupt, with headers that allow nothing from elsewhere."""
     import uvicorn
     from fastapi import FastAPI
@@ -194,6 +193,7 @@ def serve(app: "Blocks", server: socket.socket) -> None:
     gradio.mount_gradio_app(site, app, path="/", server_name=HOST, server_port=server.getsockname()[1], **appearance())
     config = uvicorn.Config(site, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
     uvicorn.Server(config).run(sockets=[server])
+    raise KeyboardInterrupt  # asyncio may swallow the signal that uvicorn raises again at its end
 
 
 class Guard:
