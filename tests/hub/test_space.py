@@ -9,6 +9,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -239,8 +240,9 @@ def test_app_in_an_environment_with_only_its_requirements(folder, tmp_path):
     env.update(MODEL=str(folder), GRADIO_SERVER_PORT=port, TMPDIR=str(tmp_path), PYTHONUNBUFFERED="1")
     with open(tmp_path / "log", "w+") as log:
         app = subprocess.Popen(
-            [str(python), "app.py"], cwd=space, env=env, stdout=subprocess.PIPE, stderr=log, text=True
-        )
+            [str(python), "app.py"], cwd=space, env=env, stdout=subprocess.PIPE, stderr=log, text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )  # fmt: skip
         try:
             line = next((line for line in app.stdout if "http://" in line), "")
             assert line, (tmp_path / "log").read_text()
