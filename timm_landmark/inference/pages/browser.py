@@ -1,7 +1,5 @@
 """The page of ``demo``: drop photos, see their names. Used by the verb and by the app.py of a Space."""
 
-import base64
-import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from timm_landmark.inference.answers import Answer, Label
 from timm_landmark.inference.namer import Namer, name_photos
+from timm_landmark.inference.pages.templates import data_uri, template
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.text import printable
 
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 MOST_PHOTOS, MOST_MEGABYTES = 12, 32  # in one drop; size of a photo
+QUALITY = 85  # of the JPEGs on the page
 SHOWN = 400  # pixels, the longer side of a photo on the page
 KEPT = 60  # seconds after which an upload without an answer is deleted
 STYLE = """
@@ -182,8 +180,8 @@ def _shown(answer: Answer, name: str, labels: Sequence[Label]) -> Shown:
         state=answer.decision,
         verdict=_verdict(answer, *guesses[0]),
         file=file,
-        picture=_picture(answer.photo.thumbnail) if answer.photo.thumbnail else None,
-        heat=_picture(answer.heat) if answer.heat else None,
+        picture=data_uri(answer.photo.thumbnail, QUALITY) if answer.photo.thumbnail else None,
+        heat=data_uri(answer.heat, QUALITY) if answer.heat else None,
         guesses=guesses,
         truth=printable(answer.truth.name, 80) if answer.truth else None,
     )
@@ -209,17 +207,5 @@ def _sentence(problem: str) -> str:
     }.get(category, f"{printable(problem, 200)}.")
 
 
-def _picture(image: Image.Image) -> str:
-    """A small JPEG as a data URI, so that no file is written for the page."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _text(template: str, **values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("timm_landmark.inference.pages", ".")
-    environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True, trim_blocks=True)
-    text = environment.get_template(template).render(**values)
-    return " ".join(text.split())  # an empty line would end the HTML and begin Markdown
+def _text(name: str, **values: Any) -> str:
+    return " ".join(template(name).render(**values).split())  # an empty line would end the HTML and begin Markdown

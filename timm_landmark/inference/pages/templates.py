@@ -23,8 +23,8 @@ def template(name: str) -> "Template":
     ).get_template(name)
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A small JPEG of the picture as a data URI."""
+def data_uri(picture: Image.Image, quality: int = 72) -> str:
+    """A small JPEG of the picture as a data URI, so that no file is written for the page."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=72, optimize=True)
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
