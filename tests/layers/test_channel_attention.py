@@ -78,6 +78,27 @@ def test_gradcheck(path: str, block: str) -> None:
         assert torch.autograd.gradcheck(lambda *inputs: attention_scale(*inputs, shape[3]), make(shape))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded"])
+@pytest.mark.parametrize("path", STREAMED)
+def test_compilers_know_shapes_and_strides(path: str, layout: str, dtype: torch.dtype) -> None:
+    """torch's own check of both operators: a compiled model reads their results with the strides that were promised."""
+    shape = (2, 12, 24, 4, 3, 5)
+    x, *weights = (t.detach() for t in make(shape, dtype))
+    x = {
+        "contiguous": x,
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "transposed": x.transpose(2, 3),
+        "expanded": x[:1].expand(2, -1, -1, -1),
+    }[layout]
+    inputs = (x, *weights)
+    forward, backward = torch.ops.timm_landmark.channel_attend, torch.ops.timm_landmark.channel_attend_backward
+    o, lse, gram = forward(*inputs, shape[3], path)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(forward, (*inputs, shape[3], path), test_utils=checks)
+    torch.library.opcheck(backward, (torch.ones_like(o), *inputs, o, lse, gram, shape[3], path), test_utils=checks[:2])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1.0, 100.0])
 @pytest.mark.parametrize("path", PATHS)

@@ -272,7 +272,8 @@ def _(
     groups: int,
     path: str,
 ) -> Tensors:
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, wq, wk, wv))
+    dx = torch.empty_like(x.flatten(2)).view(x.shape)  # strides as in the operator: channels last stays channels last
+    return dx, *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (wq, wk, wv))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
