@@ -1,15 +1,14 @@
 """The attention unit: every path compared with the plain reference."""
 
-import copy
 from contextlib import nullcontext
 
 import pytest
 import timm
 import torch
+from unit_inputs import make, unit
 
 from timm_landmark.layers import (
     PATHS,
-    ChannelAttention2d,
     attention_scale,
     channel_attention_macs,
     channel_attention_reference,
@@ -17,7 +16,6 @@ from timm_landmark.layers import (
     force_path,
     streamed_attention,
 )
-from timm_landmark.layers.folded_output import can_fold, folds_cheaply
 
 # (batch, in_chs, out_chs, groups, height, width)
 SHAPES = [
@@ -28,15 +26,6 @@ SHAPES = [
     (4, 5, 15, 5, 1, 9),
 ]
 STREAMED = ("product", "gram")
-
-
-def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, size: float = 1.0) -> list[torch.Tensor]:
-    """Input and the three weights, with gradients."""
-    batch, in_chs, out_chs, groups, height, width = shape
-    generator = torch.Generator().manual_seed(sum(shape))
-    x = torch.rand(batch, in_chs, height, width, generator=generator, dtype=torch.float64) * size
-    weights = [torch.randn(out_chs, in_chs // groups, 1, 1, generator=generator, dtype=torch.float64) for _ in "qkv"]
-    return [t.to(dtype).requires_grad_() for t in (x, *weights)]
 
 
 def scale_and_grads(shape: tuple[int, ...], path: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -155,48 +144,6 @@ def test_bfloat16_on_activations_of_a_network(path: str, sides: tuple[int, int])
         assert (a.double() - b).norm() <= 0.02 * b.norm()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_bfloat16_output_folds_as_batchnorm_in_float32(training: bool) -> None:
-    """Under autocast: as close to float64 as convolution and BatchNorm in bfloat16, also the running statistics."""
-    shape = (4, 64, 128, 32, 9, 9)
-    x = make(shape)[0].detach().to(torch.bfloat16)
-    folded, plain = (unit(shape, torch.float32).train(training) for _ in range(2))
-    exact = copy.deepcopy(folded).double()
-    expected = exact(x.double())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert can_fold(folded.norm, x)
-        ours = folded(x)
-        with force_path("plain"):
-            usual = plain(x)
-    error, theirs = ((t.double() - expected).abs().max() for t in (ours, usual))
-    assert ours.dtype == usual.dtype == torch.bfloat16
-    assert error <= 1.5 * theirs
-    for name, a in folded.named_buffers():
-        torch.testing.assert_close(a.double(), exact.get_buffer(name).double(), rtol=1e-3, atol=1e-3, msg=name)
-
-
-def cancelling(seed: int) -> tuple[ChannelAttention2d, torch.Tensor]:
-    """A unit with two proportional channels and a row of weights that cancels them, and activations around 100."""
-    torch.manual_seed(seed)
-    module = ChannelAttention2d(4, 8, groups=1).train()
-    x = torch.rand(4, 4, 8, 8) * 100
-    x[:, 1] = x[:, 0] * 0.3
-    with torch.no_grad():
-        module.output.weight[0] = torch.tensor([0.3, -1.0, 0.0, 0.0]).view(4, 1, 1)
-    return module, x
-
-
-def test_a_variance_that_rounds_to_nothing_stays_finite() -> None:
-    for seed in range(50):
-        module, x = cancelling(seed)
-        x.requires_grad_()
-        out = module(x)
-        out.square().sum().backward()
-        assert out.isfinite().all()
-        assert x.grad.isfinite().all()
-        assert all(p.grad.isfinite().all() for p in module.parameters())
-
-
 @pytest.mark.parametrize("path", STREAMED)
 def test_forward_mode_and_functional_derivatives(path: str) -> None:
     """Every transform of torch.func, and dual numbers, give the derivatives of the plain path."""
@@ -292,61 +239,6 @@ def test_an_unknown_path_is_refused_and_the_choice_stays() -> None:
     with pytest.raises(ValueError, match="unknown path"):
         channel_attention_macs(8, 16, 4, 2, 2, "fast")
     assert choose_path(128, 256, 32, 56, 56) == "gram"
-
-
-def unit(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> ChannelAttention2d:
-    """A unit whose BatchNorm has random weights and running statistics."""
-    torch.manual_seed(0)
-    module = ChannelAttention2d(shape[1], shape[2], groups=shape[3]).to(dtype)
-    for tensor in (module.norm.weight, module.norm.bias, module.norm.running_mean, module.norm.running_var):
-        torch.nn.init.uniform_(tensor, 0.5, 1.5)
-    return module
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(2, 8, 16, 4, 3, 5), (1, 12, 36, 1, 4, 4), (3, 64, 64, 32, 2, 1)])
-def test_folded_output_is_batchnorm_and_scale(shape: tuple[int, ...], training: bool) -> None:
-    """Values, gradients of input and parameters, and running statistics, compared with convolution and BatchNorm."""
-    x = make(shape)[0]
-    modules = [unit(shape).train(training) for _ in range(2)]
-    assert folds_cheaply(shape[1], shape[3], *shape[4:]) == (shape[4] * shape[5] >= shape[1] // shape[3])
-    folded = modules[0](x)
-    with force_path("plain"):
-        plain = modules[1](x)
-    weights = torch.linspace(-1, 2, plain.numel(), dtype=plain.dtype).view(plain.shape)
-    ours = torch.autograd.grad((folded * weights).sum(), [x, *modules[0].parameters()])
-    theirs = torch.autograd.grad((plain * weights).sum(), [x, *modules[1].parameters()])
-    for a, b in [(folded, plain), *zip(ours, theirs, strict=True)]:
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    for (name, a), b in zip(modules[0].named_buffers(), modules[1].buffers(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=name)
-
-
-def test_folded_output_survives_a_large_mean_in_float32() -> None:
-    """Variance from the centred input: with a mean of ten deviations, it loses no more accuracy than BatchNorm does."""
-    shape = (4, 16, 32, 4, 8, 8)
-    x = make(shape, torch.float32)[0].detach() + 10
-    module = unit(shape, torch.float32).train()
-    exact = unit(shape).train()(x.double())
-    folded = module(x).double()
-    with force_path("plain"):
-        plain = unit(shape, torch.float32).train()(x).double()
-    error, usual = ((t - exact).abs().max() for t in (folded, plain))
-    assert error <= 3 * usual + 1e-5
-
-
-def test_other_norms_keep_the_usual_way() -> None:
-    for norm in (torch.nn.SyncBatchNorm, lambda channels, **_: torch.nn.GroupNorm(4, channels)):
-        module = ChannelAttention2d(8, 16, groups=4, norm_layer=norm).eval()
-        assert not can_fold(module.norm, torch.randn(2, 8, 5, 5))
-        assert module(torch.randn(2, 8, 5, 5)).shape == (2, 16, 5, 5)
-    half = torch.randn(2, 8, 5, 5, dtype=torch.float16)
-    assert not can_fold(torch.nn.BatchNorm2d(16), half)
-
-
-def test_one_value_a_channel_is_refused_in_training() -> None:
-    with pytest.raises(ValueError, match="more than"):
-        ChannelAttention2d(8, 16, groups=8).train()(torch.randn(1, 8, 1, 1))
 
 
 def losses(path: str | None, dtype: torch.dtype, steps: int) -> list[float]:
