@@ -10,9 +10,9 @@ Usage::
         --results benchmarks/results/finetune -- --workers 0 --channels-last
     python -m benchmarks.report                                                # the table in docs/benchmarks.md
 
-For each model there are two runs with the same seed, photos, image size and number of epochs (15, the recipe's):
+For each model there are two runs with the same seed, photos, image size and number of epochs (default: 15, the recipe's):
 
-* finetune: ``train --recipe finetune --init-from SOURCES/MODEL-s0``
+* finetune: ``train --recipe finetune --init-from SOURCES/MODEL-sN``, N the lowest seed there
 * scratch: ``train --recipe paper``. The fine-tuning recipe needs a trained network, so this is the paper's recipe with
   its own optimizer, learning rate and rule, trained for fewer epochs than the paper's 25.
 
@@ -60,8 +60,9 @@ class Plan:
         return self.output / "runs" / f"{model}-{kind}"
 
     def source(self, model: str) -> Path:
-        """The run that the fine-tuned network starts from."""
-        return self.sources / f"{model}-s0"
+        """The run that the fine-tuned network starts from: that of the lowest seed there is."""
+        seeds = [int(path.name.rpartition("-s")[2]) for path in self.sources.glob(f"{model}-s[0-9]*")]
+        return self.sources / f"{model}-s{min(seeds, default=0)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared data set to fine-tune on")
     parser.add_argument(
-        "--sources", type=Path, required=True, metavar="RUNS", help="folder with the runs MODEL-s0 to start from"
+        "--sources", type=Path, required=True, metavar="RUNS", help="folder with the runs MODEL-sSEED to start from"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FT", help="output folder")
     parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results; default: FT/results")
