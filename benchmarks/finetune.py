@@ -10,7 +10,7 @@ Usage::
         --results benchmarks/results/finetune -- --workers 0 --channels-last
     python -m benchmarks.report                                                # the table in docs/benchmarks.md
 
-For each model there are two runs with the same seed, photos, image size and number of epochs (default: 15, the recipe's):
+For each model there are two runs with the same seed, photos, image size and number of epochs (default: 15):
 
 * finetune: ``train --recipe finetune --init-from SOURCES/MODEL-sN``, N the lowest seed there
 * scratch: ``train --recipe paper``. The fine-tuning recipe needs a trained network, so this is the paper's recipe with

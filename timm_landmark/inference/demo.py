@@ -29,7 +29,7 @@ from timm_landmark.runs.folder import INFO
 from timm_landmark.runs.model import load_run
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.hub_files import CONFIG
-from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.parser import Parser, check_least
 from timm_landmark.utils.text import say
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def main(argv: list[str]) -> int:
     add_threshold_options(parser)
     parser.add_argument("--device", help="default: cuda if available, else mps, else cpu")
     options = parser.parse_args(argv)
-    if options.top < 1:
-        raise UserError(f"--top {options.top}: must be at least 1")
+    check_least(options, top=1)
     check_threshold_options(options)
     with private_uploads(), listening(options.port) as server:
         load_gradio()

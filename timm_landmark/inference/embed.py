@@ -17,7 +17,7 @@ from timm_landmark.inference.embedding import store
 from timm_landmark.inference.namer import Namer, load_namer
 from timm_landmark.inference.photos import Photo, find_photos, read_photos
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.parser import Parser, check_least
 from timm_landmark.utils.text import escaped, printable, say
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def main(argv: list[str]) -> int:
             written.
     """
     options = _parser().parse_args(argv)
-    for name in ("batch_size", "workers"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    check_least(options, batch_size=1, workers=1)
     output: Path = options.output
     _check_output(output)
     settle_process()

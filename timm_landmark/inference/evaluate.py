@@ -38,7 +38,7 @@ from timm_landmark.training import checks
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import sha256_file, write_atomic
-from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.parser import Parser, check_least
 from timm_landmark.utils.text import escaped, printable, say
 
 TARGET = 0.95  # of right answers
@@ -86,34 +86,67 @@ def main(argv: list[str]) -> int:
 
     validation = (saved_validation(run, source) or evaluated("validation")) if tested else None
     now = evaluated(options.split, run.path / f"features-{options.split}.npz" if options.keep_features else None)
-    entries, unknown, unreadable = {}, None, 0
+    unknown, unreadable, entries = None, 0, {}
     if validation is not None:
-        now.result["retrieval"] = retrieval(now.predictions, now.pooled, validation.predictions, validation.pooled)
-        thresholds = {**choose_thresholds(validation.predictions, options.target_accuracy or TARGET), **source}
-        now.result["selective"] = selective(now.predictions, thresholds["certain"])
         named, unreadable = _name_unknown(run, photos, device, options) if photos else ([], 0)
-        if named:
-            thresholds["none"], unknown = summarise_unknown(
-                now.predictions, validation.predictions, named, read_thresholds(thresholds)
-            )
-            head = {"folder": printable(Path(options.unknown).resolve().name), "unreadable": unreadable}
-            unknown = {**head, "target_accuracy": thresholds["target_accuracy"], **source, **unknown}
-        elif unknown := _earlier_unknown(run, thresholds):
-            thresholds["none"] = (unknown["none"] or {}).get("threshold")
-        entries[KEY] = thresholds
-    evaluation = dict(run.info.get("evaluation") or {})
-    if validation is not None:
-        evaluation |= {"validation": validation.result, "unknown": unknown}
-    evaluation[options.split] = now.result
-    for each in (validation, now):
-        if each is not None:
-            write_atomic(run.path / f"predictions-{each.result['split']}.csv", render_predictions(each.predictions))
-    kept = {name: entry for name, entry in evaluation.items() if entry is not None}
-    run = replace(run, info=update_info(run.path, evaluation=kept, **entries))
+        target = options.target_accuracy or TARGET
+        entries[KEY], unknown = _when_to_answer(run, options.unknown, now, validation, named, unreadable, target)
+    run = _record(run, [each for each in (validation, now) if each is not None], unknown, entries)
     page = run.path / (PAGE if tested else f"evaluation-{options.split}.html")
     write_evaluation_page(run, data, options.split, now.predictions, classes, page, device)
     say(*render_results(run, now.result, entries.get(KEY), unknown), f"{page}: the same with pictures")
     return 1 if unreadable else 0
+
+
+def _when_to_answer(
+    run: Run,
+    folder: Path | None,
+    test: Evaluated,
+    validation: Evaluated,
+    named: list[tuple[str, float]],
+    unreadable: int,
+    target: float,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Chooses the thresholds on validation and measures them, and retrieval, on test, in ``test.result``.
+
+    Args:
+        run: The run.
+        folder: The folder of the unknown photos.
+        test: The test split.
+        validation: The validation split.
+        named: SHA-256 and confidence of each unknown photo; empty without ``--unknown``.
+        unreadable: Number of unknown photos that were left out.
+        target: Share of the certain answers that are right.
+
+    Returns:
+        The thresholds, and the results with unknown photos: these ones, earlier ones that still hold, or None.
+    """
+    source = {name: test.result[name] for name in ("epoch", "data_digest")}
+    test.result["retrieval"] = retrieval(test.predictions, test.pooled, validation.predictions, validation.pooled)
+    thresholds = {**choose_thresholds(validation.predictions, target), **source}
+    test.result["selective"] = selective(test.predictions, thresholds["certain"])
+    if not (folder and named):
+        if unknown := _earlier_unknown(run, thresholds):
+            thresholds["none"] = (unknown["none"] or {}).get("threshold")
+        return thresholds, unknown
+    thresholds["none"], unknown = summarise_unknown(
+        test.predictions, validation.predictions, named, read_thresholds(thresholds)
+    )
+    head = {"folder": printable(folder.resolve().name), "unreadable": unreadable, "target_accuracy": target}
+    return thresholds, {**head, **source, **unknown}
+
+
+def _record(run: Run, evaluated: list[Evaluated], unknown: dict[str, Any] | None, entries: dict[str, Any]) -> Run:
+    """Writes the predictions and run.json, and returns the run with its new run.json."""
+    results = dict(run.info.get("evaluation") or {})
+    if entries:
+        results["unknown"] = unknown
+    for each in evaluated:
+        split = each.result["split"]
+        results[split] = each.result
+        write_atomic(run.path / f"predictions-{split}.csv", render_predictions(each.predictions))
+    kept = {name: result for name, result in results.items() if result is not None}
+    return replace(run, info=update_info(run.path, evaluation=kept, **entries))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,9 +190,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     if options.split not in SPLITS:
         raise UserError(f"--split {options.split}: must be one of {', '.join(SPLITS)}")
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
+    check_least(options, batch_size=1, workers=0)
     for name in ("target_accuracy", "unknown"):
         if (value := getattr(options, name)) is not None and options.split != "test":
             flag = f"--{name.replace('_', '-')}"

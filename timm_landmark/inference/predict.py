@@ -20,7 +20,7 @@ from timm_landmark.inference.pages.gallery import check_page
 from timm_landmark.inference.photos import find_photos
 from timm_landmark.inference.rendering import CSV_COLUMNS, render_csv, render_json, render_table
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.parser import Parser
+from timm_landmark.utils.parser import Parser, check_least
 from timm_landmark.utils.text import escaped, printable, say
 
 
@@ -54,9 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-b", "--batch-size", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("-j", "--workers", type=int, default=4, help="decoding threads (default: 4)")
     options = parser.parse_args(argv)
-    for name in ("top", "batch_size", "workers"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    check_least(options, top=1, batch_size=1, workers=1)
     check_threshold_options(options)
     if options.gallery is not None:
         check_page(options.gallery)

@@ -13,6 +13,7 @@ from timm_landmark.data.layout import ClassRow, read_dataset_info, read_rows
 from timm_landmark.data.shards import in_shards, read_shard_info
 from timm_landmark.runs.folder import read_args, read_run_info
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.parser import check_least
 
 UNSET = object()
 OWNED = {  # options that timm-landmark train sets itself, and what to do instead
@@ -148,11 +149,7 @@ def check_values(args: argparse.Namespace, usual: dict[str, Any], paper: bool) -
     Raises:
         UserError: Naming the first invalid option.
     """
-    least = {"epochs": 1, "batch_size": 1, "validation_batch_size": 1, "workers": 0, "seed": 0, "img_size": 1}
-    for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and value < bound:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+    check_least(args, epochs=1, batch_size=1, validation_batch_size=1, workers=0, seed=0, img_size=1)
     if args.lr is not None and not (math.isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr}: must be a positive number, such as the paper's 0.0005")
     for name in OWNED.keys() - {"model", "data", "data_dir", "dataset", "class_map", "experiment", "val_interval"}:

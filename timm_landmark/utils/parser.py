@@ -1,4 +1,4 @@
-"""The argument parser of all verbs, with one-line errors."""
+"""The argument parser of all verbs, with one-line errors, and the check of the smallest values."""
 
 import argparse
 from difflib import get_close_matches
@@ -21,3 +21,18 @@ class Parser(argparse.ArgumentParser):
             close = get_close_matches(option.split()[0].partition("=")[0], self._option_string_actions, n=1)
             message = f"unknown option {option}" + (f" (did you mean {close[0]}?)" if close else "")
         raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def check_least(options: argparse.Namespace, **least: int) -> None:
+    """Checks the smallest values of options; one that was not given (None) passes.
+
+    Args:
+        options: The parsed options.
+        **least: The smallest value of each option, by its name in ``options``.
+
+    Raises:
+        UserError: Naming the first option whose value is too small.
+    """
+    for name, bound in least.items():
+        if (value := getattr(options, name)) is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
