@@ -17,8 +17,8 @@ MACs of the model with 1000 classes at 224 pixels.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,20 +75,26 @@ def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: 
         training: Whether BatchNorm uses the statistics of the batch. Needed before training, when its running
             statistics are not those of its inputs: activations would vanish in deep layers.
     """
+    return statistics_and_answers(net, batches, training)[0]
+
+
+def statistics_and_answers(
+    net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False
+) -> tuple[Rows, torch.Tensor]:
+    """``scale_statistics``, and the predicted class of every photo (photos,), in one pass."""
     units = attention_units(net)
     scales: dict[str, list[torch.Tensor]] = {name: [] for name in units}
     logits: dict[str, list[float]] = {name: [] for name in units}
 
-    def keep(name: str, unit: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        x = inputs[0]
-        scales[name].append(scale_of(unit, x).double())
+    def keep(name: str, unit: Any, x: torch.Tensor) -> torch.Tensor:
+        scale = scale_of(unit, x)
+        scales[name].append(scale.double())
         if (rows := logits_of(unit, x[:1])) is not None:
             logits[name].append(float(rows.double().std(2).mean()))
+        return scale[:, :, None, None]
 
-    handles = [unit.register_forward_pre_hook(partial(keep, name)) for name, unit in units.items()]
-    answers(net, batches, training)
-    for handle in handles:
-        handle.remove()
+    with scaled_by(net, keep):
+        predicted = answers(net, batches, training)
     rows = []
     for name, seen in scales.items():
         scale = torch.cat(seen)  # (photos, channels)
@@ -97,7 +103,7 @@ def scale_statistics(net: nn.Module, batches: Iterable[torch.Tensor], training: 
         if logits[name]:
             row["logits"] = sum(logits[name]) / len(logits[name])
         rows.append(row)
-    return rows
+    return rows, predicted
 
 
 def answers(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = False) -> torch.Tensor:
@@ -111,20 +117,29 @@ def answers(net: nn.Module, batches: Iterable[torch.Tensor], training: bool = Fa
 
 
 @contextmanager
-def constant_scale(net: nn.Module, rows: Rows) -> Iterator[None]:
-    """Within this context every unit's Scale is replaced by its mean in ``rows``, for all channels and photos."""
+def scaled_by(net: nn.Module, scale: Callable[[str, Any, torch.Tensor], torch.Tensor | float]) -> Iterator[None]:
+    """Within this context, Scale is computed by this function from a unit's name, the unit and its input.
+
+    The units do not compute Scale themselves: it is the most expensive part of the network.
+    """
     units = attention_units(net)
-    handles = [
-        units[row["unit"]].register_forward_hook(
-            lambda unit, inputs, _, mean=row["mean"]: mean * unit.norm(unit.output(inputs[0]))
-        )
-        for row in rows
-    ]
+
+    def forward(name: str, unit: Any, x: torch.Tensor) -> torch.Tensor:
+        return scale(name, unit, x) * unit.norm(unit.output(x))
+
+    for name, unit in units.items():
+        unit.forward = partial(forward, name, unit)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for unit in units.values():
+            del unit.forward  # the class's own again
+
+
+def constant_scale(net: nn.Module, rows: Rows) -> AbstractContextManager[None]:
+    """Within this context every unit's Scale is replaced by its mean in ``rows``, for all channels and photos."""
+    means = {row["unit"]: row["mean"] for row in rows}
+    return scaled_by(net, lambda name, unit, x: means[name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,12 +171,12 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
     batches = [images for images, _ in photo_loader(run, data, split)[0]]
     torch.manual_seed(run.info["seed"])
     untrained = build_model(run.args)
-    rows = scale_statistics(trained, batches)
-    before = answers(trained, batches)
+    rows, before = statistics_and_answers(trained, batches)
     with constant_scale(trained, rows):
         changed = (answers(trained, batches) != before).double().mean()
     files = folder.glob("checkpoint-*.pth.tar")
     checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
+    best = checkpoint_epoch(run.checkpoint)
     count = count_model(run.model)
     return dict(
         model=run.model,
@@ -176,7 +191,9 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
         untrained=scale_statistics(untrained, batches, training=True),
         trained=rows,
         epochs={
-            str(epoch + 1): scale_statistics(load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches)
+            str(epoch + 1): rows
+            if epoch == best
+            else scale_statistics(load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches)
             for epoch in sorted(checkpoints)
         },
     )

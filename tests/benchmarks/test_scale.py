@@ -80,7 +80,8 @@ def test_constant_scale_takes_the_mean_for_the_time_of_the_block(batches):
     net = small("resneat50_cosine").eval()
     unit, x = net.layer1[0].attn, torch.rand(2, 128, 8, 8)
     torch.nn.init.ones_(unit.norm.weight)
-    rows = scale.scale_statistics(net, batches)
+    rows, predicted = scale.statistics_and_answers(net, batches)
+    assert torch.equal(predicted, scale.answers(net, batches))
     before = unit(x)
     with scale.constant_scale(net, rows):
         held = unit(x)
