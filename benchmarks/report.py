@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.consistency import check_comparison
-from benchmarks.comparison.sets import FIGURES, REPOSITORY, RESULTS, Comparison, claims, figure_models, load, measured
+from benchmarks.comparison.sets import (
+    FIGURES,
+    REPOSITORY,
+    RESULTS,
+    Comparison,
+    claims,
+    figure_models,
+    figure_title,
+    load,
+    measured,
+)
 from benchmarks.comparison.verdicts import judge
 from benchmarks.rendering.inference_tables import finetune_table, heat_maps_table, unknown_table
 from benchmarks.rendering.page import write_page
@@ -201,7 +211,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "counts": counts_table(counts),
         "claims": claims_table(verdicts),
         "figures": "\n".join(
-            _picture(name, path, f", {title}")
+            _picture(comparison, name, path, f", {title}")
             for title, comparison in comparisons.items()
             for name, path in _figures(comparison)
         ),
@@ -236,7 +246,7 @@ def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
 def _results(comparison: Comparison | None, counts: Mapping[str, Any]) -> str:
     if comparison is None:
         return "No network has been trained yet."
-    pictures = [_picture(name, path) for name, path in _figures(comparison) if name == "figure-11"]
+    pictures = [_picture(comparison, name, path) for name, path in _figures(comparison) if name == "figure-11"]
     return "\n\n".join([table_3(comparison, counts), *pictures])
 
 
@@ -247,10 +257,10 @@ def _figures(comparison: Comparison) -> list[tuple[str, Path]]:
     return [(name, comparison.path / "figures" / f"{name}.png") for name in names]
 
 
-def _picture(name: str, path: Path, title: str = "") -> str:
+def _picture(comparison: Comparison, name: str, path: Path, title: str = "") -> str:
     caption = "Standard deviation of Scale by unit during training"
     if name in FIGURES:
-        caption = f"Training loss and validation top-1: {FIGURES[name][0]}"
+        caption = f"Training loss and validation top-1: {figure_title(figure_models(comparison, name))}"
     return f"![{caption}{title}]({path.relative_to(REPOSITORY).as_posix()})"
 
 

@@ -157,18 +157,24 @@ def read_csv(path: "Place") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# Name of a figure -> its title, and its models beside the baseline; at least one must have been trained.
+# Name of a figure -> its models beside the baseline; at least one must have been trained.
 FIGURES = {
-    "figure-10": ("Inception-Res-PA, Inception-Res and the baseline", ("inception_resnet_pa", "inception_resnet_v2")),
-    "figure-11": ("ResNeAt, ResNeXt and the baseline", ("resneat50", "resnext50_32x4d")),
+    "figure-10": ("inception_resnet_pa", "inception_resnet_v2"),
+    "figure-11": ("resneat50", "resnext50_32x4d"),
 }
 BASELINE = "resnet50"
 
 
 def figure_models(comparison: Comparison, name: str) -> list[str]:
     """The trained models that a figure shows; empty if there is nothing to compare."""
-    models = [model for model in (*FIGURES[name][1], BASELINE) if model in comparison.runs]
+    models = [model for model in (*FIGURES[name], BASELINE) if model in comparison.runs]
     return models if len(models) > 1 else []
+
+
+def figure_title(models: Sequence[str]) -> str:
+    """Names the networks of a figure as the paper does, such as "ResNeAt, ResNeXt and the baseline"."""
+    names = ["the baseline" if model == BASELINE else claims.PAPER_TABLE_3[model][0] for model in models]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def measured(comparison: Comparison) -> list[FinishedRun]:

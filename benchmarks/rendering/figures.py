@@ -6,7 +6,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison.sets import FIGURES, Comparison, FinishedRun, claims, figure_models, measured
+from benchmarks.comparison.sets import FIGURES, Comparison, FinishedRun, claims, figure_models, figure_title, measured
 
 # Colours of Okabe and Ito, for colour-blind readers; the dashes differ for printing in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
@@ -24,7 +24,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (title, _) in FIGURES.items():
+    for name in FIGURES:
         models = figure_models(comparison, name)
         if not models:
             continue
@@ -39,7 +39,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
         loss.legend(frameon=False)
-        figure.suptitle(f"{title} ({_what(comparison, models)})", fontsize=11)
+        figure.suptitle(f"{figure_title(models)} ({_what(comparison, models)})", fontsize=11)
         written.append(_save(figure, folder / f"{name}.png"))
     if runs := measured(comparison):
         written.append(_save(_scale(runs), folder / "scale.png"))
@@ -92,5 +92,7 @@ def _curves(axes: Axes, comparison: Comparison, model: str, column: str, colour:
 
 
 def _what(comparison: Comparison, models: list[str]) -> str:
-    seeds = max(len(comparison.runs[model]) for model in models)
-    return f"{len(comparison.classes)} classes, {seeds} seed{'s: mean, lowest and highest' if seeds > 1 else ''}"
+    counts = [len(comparison.runs[model]) for model in models]
+    least, most = min(counts), max(counts)
+    seeds = f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
+    return f"{len(comparison.classes)} classes, {seeds}{': mean, lowest and highest' * (most > 1)}"

@@ -16,6 +16,12 @@ from benchmarks.rendering.set_tables import VARIANTS, ablation_tables, chosen
 SEVEN = dict.fromkeys(claims.SEVEN, 0.5)
 
 
+def test_a_figure_names_the_networks_that_it_shows():
+    names = ["inception_resnet_pa", "inception_resnet_v2", "resnet50"]
+    assert comparison.figure_title(names) == "Inception-Res-PA, Inception-Res and the baseline"
+    assert comparison.figure_title(["resneat50", "resnext50_32x4d"]) == "ResNeAt and ResNeXt"
+
+
 def cells(text, start):
     """The cells of the table line that begins with this text."""
     line = next(line for line in text.splitlines() if line.startswith(start))
