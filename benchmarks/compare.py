@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.comparison.collect import collect, finished, same_images
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    if find_spec("matplotlib") is None:  # known now, not after hours of training
+        _parser().error("the figures need matplotlib; run: pip install 'timm-landmark[bench]'")
     plan = _plan(args)
     results = args.results or plan.output / "results"
     if args.quick and not args.collect_only and (code := _synthesize(plan.data)):

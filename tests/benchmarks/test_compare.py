@@ -212,6 +212,14 @@ def test_wrong_use_is_told(words, told, tmp_path, capsys):
     assert "compare.py: error" in error and told in error
 
 
+def test_missing_matplotlib_is_told_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as left:
+        compare.main(["--quick", "--output", str(tmp_path / "out")])
+    assert left.value.code == 2 and "pip install 'timm-landmark[bench]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_quick_covers_the_seven_and_every_split():
     args = compare._parser().parse_args(["--quick", "--output", "out"])
     plan = compare._plan(args)
