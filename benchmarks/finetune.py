@@ -6,11 +6,12 @@ Usage::
         --models resnext50_32x4d resneat50 -- --workers 0 --channels-last      # the networks to start from: OUT/runs
     timm-landmark prepare --metadata GLDV2/train.csv --images GLDV2/train --output DATA \
         --size 128 --join-names --classes 12 --split 2 1 1
-    python -m benchmarks.finetune --data DATA --sources OUT/runs --output FT --img-size 112 \
+    python -m benchmarks.finetune --data DATA --sources OUT/runs --output FT --epochs 4 --img-size 112 \
         --results benchmarks/results/finetune -- --workers 0 --channels-last
     python -m benchmarks.report                                                # the table in docs/benchmarks.md
 
-For each model there are two runs with the same seed, photos, image size and number of epochs (default: 15):
+For each model there are two runs with the same seed, photos, image size and number of epochs (the committed
+results: 4; default: the recipe's 15):
 
 * finetune: ``train --recipe finetune --init-from SOURCES/MODEL-sN``, N the lowest seed there
 * scratch: ``train --recipe paper``. The fine-tuning recipe needs a trained network, so this is the paper's recipe with
