@@ -36,8 +36,7 @@ from benchmarks.rendering.inference_tables import finetune_table, heat_maps_tabl
 from benchmarks.rendering.page import write_page
 from benchmarks.rendering.sentences import (
     prepare_sentence,
-    scale_224_sentence,
-    scale_sentence,
+    scale_list,
     synthetic_sentence,
     verdict_summary,
 )
@@ -215,7 +214,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
             for title, comparison in comparisons.items()
             for name, path in _figures(comparison)
         ),
-        "scale": "\n\n".join([scale_sentence(_scale(comparison)), *_scale_224()]),
+        "scale": _scales(comparisons),
         "unknown": unknown_table(_read_json(UNKNOWN) if UNKNOWN.exists() else {}),
         "prepare": prepare_sentence(_read_json(PREPARE)),
         "finetune": finetune_table([_read_json(path) for path in sorted(FINETUNE.glob("*.json"), reverse=True)]),
@@ -264,13 +263,11 @@ def _picture(comparison: Comparison, name: str, path: Path, title: str = "") -> 
     return f"![{caption}{title}]({path.relative_to(REPOSITORY).as_posix()})"
 
 
-def _scale(comparison: Comparison | None) -> dict[str, Any]:
-    runs = comparison.runs.get("resneat50", []) if comparison else []
-    return next((run.scale for run in runs if run.scale), None) or _read_json(SCALE)
-
-
-def _scale_224() -> list[str]:
-    return [scale_224_sentence(_read_json(SCALE_224))] if SCALE_224.exists() else []
+def _scales(comparisons: Mapping[str, Comparison]) -> str:
+    runs = {title: comparison.runs.get("resneat50", [])[:1] for title, comparison in comparisons.items()}
+    measures = {title: run.scale for title, first in runs.items() for run in first if run.scale}
+    measures.setdefault(SETS[RESULTS / "photos"], _read_json(SCALE))
+    return scale_list(measures, _read_json(SCALE_224) if SCALE_224.exists() else None)
 
 
 def write_report(folders: Sequence[Path], output: Path, quick: bool = False) -> int:

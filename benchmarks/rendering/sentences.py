@@ -78,8 +78,14 @@ def synthetic_sentence(run: Mapping[str, Any], neighbours: Mapping[str, Any]) ->
     )
 
 
+def scale_list(measures: Mapping[str, Mapping[str, Any]], at_224: Mapping[str, Any] | None) -> str:
+    """How ResNeAt's Scale varies, by the name of the photos, and at 224 pixels; from files that ``scale.py`` wrote."""
+    sentences = [f"**{photos}**: {scale_sentence(result)}" for photos, result in measures.items()]
+    return "\n".join(f"* {each}" for each in [*sentences, *([scale_224_sentence(at_224)] if at_224 else [])])
+
+
 def scale_sentence(result: Mapping[str, Any]) -> str:
-    """How ResNeAt's Scale varies before and after training, from a ``scale.json``."""
+    """How Scale varies before and after training, from a ``scale.json``."""
 
     def spread(state: str, key: str) -> list[float]:
         return [unit[key] for unit in result[state]]
@@ -91,8 +97,14 @@ def scale_sentence(result: Mapping[str, Any]) -> str:
         f"(standard deviation at most {still:.1g} in any unit): timm's initialization makes Q and K so small that the "
         f"attention is uniform. After training (`{result['run']}`, {result['photos']} {result['split']} photos), its "
         f"standard deviation over the channels is {min(channels):.3f} to {max(channels):.3f}, depending on the unit, "
-        f"and over the photos {min(photos):.4f} to {max(photos):.4f}."
+        f"and over the photos {min(photos):.4f} to {max(photos):.4f}.{_changed(result)}"
     )
+
+
+def _changed(result: Mapping[str, Any]) -> str:
+    if "changed" not in result:
+        return ""
+    return f" Replacing every unit's Scale by its mean changes {100 * result['changed']:.1f} % of the predictions."
 
 
 def scale_224_sentence(result: Mapping[str, Any]) -> str:
@@ -107,6 +119,6 @@ def scale_224_sentence(result: Mapping[str, Any]) -> str:
     )
     return (
         f"At the paper's 224 pixels, the standard deviation of Scale in any unit is at most {before} before training, "
-        f"and at most {after} after one epoch on the twelve landmarks ({result['photos']} {result['split']} photos). "
-        f"Replacing every unit's Scale by its mean then changes {100 * result['changed']:.1f} % of the predictions."
+        f"and at most {after} after one epoch on the twelve landmarks ({result['photos']} {result['split']} photos)."
+        f"{_changed(result)}"
     )
