@@ -20,17 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.consistency import check_comparison
-from benchmarks.comparison.sets import (
-    FIGURES,
-    REPOSITORY,
-    RESULTS,
-    Comparison,
-    claims,
-    figure_models,
-    figure_title,
-    load,
-    measured,
-)
+from benchmarks.comparison.sets import REPOSITORY, RESULTS, Comparison, captions, claims, load
 from benchmarks.comparison.verdicts import judge
 from benchmarks.rendering.inference_tables import finetune_table, heat_maps_table, unknown_table
 from benchmarks.rendering.page import write_page
@@ -210,9 +200,9 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
         "counts": counts_table(counts),
         "claims": claims_table(verdicts),
         "figures": "\n".join(
-            _picture(comparison, name, path, f", {title}")
+            _picture(comparison, name, f", {title}")
             for title, comparison in comparisons.items()
-            for name, path in _figures(comparison)
+            for name in captions(comparison)
         ),
         "scale": _scales(comparisons),
         "unknown": unknown_table(_read_json(UNKNOWN) if UNKNOWN.exists() else {}),
@@ -245,22 +235,13 @@ def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
 def _results(comparison: Comparison | None, counts: Mapping[str, Any]) -> str:
     if comparison is None:
         return "No network has been trained yet."
-    pictures = [_picture(comparison, name, path) for name, path in _figures(comparison) if name == "figure-11"]
+    pictures = [_picture(comparison, name) for name in captions(comparison) if name == "figure-11"]
     return "\n\n".join([table_3(comparison, counts), *pictures])
 
 
-def _figures(comparison: Comparison) -> list[tuple[str, Path]]:
-    """Name and file of the figures that ``figures.draw`` makes of a comparison."""
-    names = [name for name in FIGURES if figure_models(comparison, name)]
-    names += ["scale"] * bool(measured(comparison))
-    return [(name, comparison.path / "figures" / f"{name}.png") for name in names]
-
-
-def _picture(comparison: Comparison, name: str, path: Path, title: str = "") -> str:
-    caption = "Standard deviation of Scale by unit during training"
-    if name in FIGURES:
-        caption = f"Training loss and validation top-1: {figure_title(figure_models(comparison, name))}"
-    return f"![{caption}{title}]({path.relative_to(REPOSITORY).as_posix()})"
+def _picture(comparison: Comparison, name: str, title: str = "") -> str:
+    path = comparison.path / "figures" / f"{name}.png"
+    return f"![{captions(comparison)[name]}{title}]({path.relative_to(REPOSITORY).as_posix()})"
 
 
 def _scales(comparisons: Mapping[str, Comparison]) -> str:

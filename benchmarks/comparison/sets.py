@@ -177,6 +177,13 @@ def figure_title(models: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def captions(comparison: Comparison) -> dict[str, str]:
+    """The figures that ``figures.draw`` makes of a comparison: name -> caption."""
+    shown = {name: models for name in FIGURES if (models := figure_models(comparison, name))}
+    found = {name: f"Training loss and validation top-1: {figure_title(models)}" for name, models in shown.items()}
+    return found | {"scale": "Standard deviation of Scale by unit during training"} if measured(comparison) else found
+
+
 def measured(comparison: Comparison) -> list[FinishedRun]:
     """The first run of each model for which Scale was measured during training."""
     first = [runs[0] for runs in comparison.runs.values()]
