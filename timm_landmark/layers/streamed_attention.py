@@ -230,7 +230,7 @@ def channel_attend_backward(
         batch, in_chs, area = x.shape
         v = (wv @ pooled).flatten(1)
         dv, dwq, dwk = (torch.zeros_like(t) for t in (v, wq, wk))
-        dx = torch.empty_like(x)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)  # in any layout of x, as compilers are told
         blocks = _Blocks(x, v.shape[1], groups, path, buffers=2)
         for images in blocks.images():
             a, b = _factors(x[images], gram[images], wq, wk, path, blocks.parts)
@@ -272,8 +272,7 @@ def _(
     groups: int,
     path: str,
 ) -> Tensors:
-    dx = torch.empty_like(x.flatten(2)).view(x.shape)  # strides as in the operator: channels last stays channels last
-    return dx, *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (wq, wk, wv))
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, wq, wk, wv))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
