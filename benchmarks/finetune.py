@@ -62,8 +62,8 @@ class Plan:
 
     def source(self, model: str) -> Path:
         """The run that the fine-tuned network starts from: that of the lowest seed there is."""
-        seeds = [int(path.name.rpartition("-s")[2]) for path in self.sources.glob(f"{model}-s[0-9]*")]
-        return self.sources / f"{model}-s{min(seeds, default=0)}"
+        found = (path.name.removeprefix(f"{model}-s") for path in self.sources.glob(f"{model}-s*"))
+        return self.sources / f"{model}-s{min((int(seed) for seed in found if seed.isdecimal()), default=0)}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.comparison.sets import FIGURES, Comparison, FinishedRun, claims, figure_models, figure_title, measured
+from benchmarks.rendering.tables import span
 
 # Colours of Okabe and Ito, for colour-blind readers; the dashes differ for printing in grey.
 STYLES = (("#d55e00", "o-"), ("#0072b2", "s--"), ("#555555", "^:"))
@@ -92,7 +93,6 @@ def _curves(axes: Axes, comparison: Comparison, model: str, column: str, colour:
 
 
 def _what(comparison: Comparison, models: list[str]) -> str:
-    counts = [len(comparison.runs[model]) for model in models]
-    least, most = min(counts), max(counts)
-    seeds = f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
-    return f"{len(comparison.classes)} classes, {seeds}{': mean, lowest and highest' * (most > 1)}"
+    counts = sorted({len(comparison.runs[model]) for model in models})
+    several = "s: mean, lowest and highest" * (counts[-1] > 1)
+    return f"{len(comparison.classes)} classes, {span(counts)} seed{several}"

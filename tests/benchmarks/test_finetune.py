@@ -99,7 +99,7 @@ def test_the_table(folder, tmp_path):
 
 
 def test_the_source_is_the_run_of_the_lowest_seed(tmp_path):
-    for name in ("resnet50-s10", "resnet50-s2", "resnet50-small", "resnet50d-s1"):
+    for name in ("resnet50-s10", "resnet50-s2", "resnet50-s1-copy", "resnet50-small", "resnet50d-s1"):
         (tmp_path / name).mkdir()
     plan = finetune.Plan(tmp_path, tmp_path, tmp_path, ("resnet50",), ())
     assert plan.source("resnet50") == tmp_path / "resnet50-s2"
