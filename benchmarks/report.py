@@ -219,7 +219,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
 def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
     """Blocks on any number of comparisons: accuracies and verdicts side by side, variants of the attention unit."""
     ablations = [
-        f"On {title}. {ablation_tables(comparison)}"
+        f"On the {title}:\n\n{ablation_tables(comparison)}"
         for title, comparison in comparisons.items()
         if len(variants(comparison)) > 1
     ]

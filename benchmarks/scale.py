@@ -174,7 +174,7 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
     rows, before = statistics_and_answers(trained, batches)
     with constant_scale(trained, rows):
         changed = (answers(trained, batches) != before).double().mean()
-    files = folder.glob("checkpoint-*.pth.tar")
+    files = folder.glob("checkpoint-*.pth.tar") if rows else ()  # with Scale = 1 there is nothing to follow
     checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
     best = checkpoint_epoch(run.checkpoint)
     count = count_model(run.model)

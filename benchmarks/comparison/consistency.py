@@ -8,6 +8,9 @@ from typing import Any
 from benchmarks.comparison.intervals import bootstrap
 from benchmarks.comparison.sets import RESULTS, FinishedRun, load
 
+# Options that runs of one comparison may differ in.
+OF_ONE_RUN = {"model", "seed", "experiment", "checkpoint_hist", "resume", "device", "workers"}
+
 
 def check_all(root: Path = RESULTS) -> None:
     """Checks every JSON file and every comparison below ``root``; errors as of :func:`check_comparison`."""
@@ -23,13 +26,14 @@ def check_comparison(folder: Path) -> None:
     """Checks a collected comparison.
 
     Raises:
-        ValueError: At the first problem: a path of a machine, an unfinished run, a missing epoch, an accuracy that
-            does not follow from the run's predictions.
+        ValueError: At the first problem: a path of a machine, a run with other options than the first one, an
+            unfinished run, a missing epoch, an accuracy that does not follow from the run's predictions.
         FileNotFoundError: If a file is missing.
     """
     for path in sorted(folder.rglob("*.json")):
         check_paths(path.relative_to(folder), json.loads(path.read_text(encoding="utf-8")))
     comparison = load(folder)
+    _check_recipe([run for runs in comparison.runs.values() for run in runs])
     for runs in comparison.runs.values():
         for run in runs:
             name = f"{run.model}-s{run.seed}"
@@ -38,6 +42,15 @@ def check_comparison(folder: Path) -> None:
                 _check_run(name, run, comparison.test_images)
             except KeyError as error:
                 raise ValueError(f"{name}/run.json: {error} is missing") from None
+
+
+def _check_recipe(runs: list[FinishedRun]) -> None:
+    """All runs must have been trained with the same options, apart from those that name or place a run."""
+    recipes = [{key: value for key, value in run.args.items() if key not in OF_ONE_RUN} for run in runs]
+    for run, recipe in zip(runs, recipes, strict=True):
+        if other := {key for key in recipe | recipes[0] if recipe.get(key) != recipes[0].get(key)}:
+            first = f"{runs[0].model}-s{runs[0].seed}"
+            raise ValueError(f"{run.model}-s{run.seed}/args.yaml: not trained as {first}: {', '.join(sorted(other))}")
 
 
 def _check_run(name: str, run: FinishedRun, images: list[str]) -> None:

@@ -75,7 +75,6 @@ class Comparison:
     """Models trained alike on one data set; ``runs`` by model, in the paper's order, and seed."""
 
     path: Path
-    dataset: dict[str, Any]
     classes: list[dict[str, str]]
     images: list[dict[str, str]]
     runs: dict[str, list[FinishedRun]]
@@ -84,6 +83,12 @@ class Comparison:
     def networks(self) -> dict[str, list[FinishedRun]]:
         """The runs of the networks, without variants of the attention unit."""
         return {model: runs for model, runs in self.runs.items() if not is_variant(model)}
+
+    @property
+    def shown(self) -> dict[str, list[FinishedRun]]:
+        """The runs of the networks that tables average: of the seeds that all networks have, if there are any."""
+        common = self.seeds(*self.networks) if self.networks else []
+        return {model: [run for run in runs if run.seed in common] or runs for model, runs in self.networks.items()}
 
     @property
     def test_images(self) -> list[str]:
@@ -129,7 +134,6 @@ def load(path: Path) -> Comparison:
     order = [*claims.SEVEN, *sorted(runs.keys() - set(claims.SEVEN))]
     return Comparison(
         path=path,
-        dataset=json.loads((path / "dataset.json").read_text(encoding="utf-8")),
         classes=read_csv(path / "classes.csv"),
         images=images,
         runs={model: sorted(runs[model], key=lambda run: run.seed) for model in order if model in runs},

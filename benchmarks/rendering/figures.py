@@ -61,7 +61,8 @@ def _scale(runs: list[FinishedRun]) -> Figure:
     rows = (("over_channels", "from channel to channel"), ("over_photos", "from photo to photo"))
     for column, run in enumerate(runs):
         for axes, (key, what) in zip(grid[:, column], rows, strict=True):
-            scale = run.scale or {"untrained": [], "epochs": {}}
+            scale = run.scale
+            assert scale is not None  # as in every run of measured()
             for index, untrained in enumerate(scale["untrained"]):
                 epochs = [int(epoch) for epoch in scale["epochs"]]
                 values = [untrained[key], *(units[index][key] for units in scale["epochs"].values())]

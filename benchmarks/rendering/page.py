@@ -28,7 +28,8 @@ def write_page(comparison: Comparison, verdicts: Mapping[int, Any], path: Path, 
         quick: Whether the accuracies mean nothing.
     """
     runs = [run for each in comparison.runs.values() for run in each]
-    styles = {model: number for number, model in enumerate(comparison.runs)}
+    styles = {model: number for number, model in enumerate(list(comparison.runs)[: charts.STYLES])}
+    drawn = [run for run in runs if run.model in styles]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -41,8 +42,8 @@ def write_page(comparison: Comparison, verdicts: Mapping[int, Any], path: Path, 
         rows=[_row(comparison, run, path.parent) for run in runs],
         styles=styles,
         charts=[
-            ("Validation top-1", _chart(runs, styles, "eval_top1", "%", 100.0)),
-            ("Training loss", _chart(runs, styles, "train_loss", "", None)),
+            ("Validation top-1", _chart(drawn, styles, "eval_top1", "%", 100.0)),
+            ("Training loss", _chart(drawn, styles, "train_loss", "", None)),
         ],
         claims=[(claim, verdicts[claim.number]) for claim in claims.CLAIMS if claim.number in verdicts],
     )

@@ -1,9 +1,10 @@
 """Blocks of text from committed results: the summary of the verdicts, and results that fit in a sentence or two."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.comparison.sets import Comparison, claims
+from benchmarks.comparison.verdicts import seeds_compared
 from benchmarks.rendering.tables import span
 
 # The most specific first: every verdict begins with one of these.
@@ -13,6 +14,10 @@ GROUPS = {
     claims.DOES_NOT_HOLD: "Does not hold",
     claims.NOT_DECIDABLE: "Not decidable here",
 }
+
+
+CONSTANT = 0.01  # Scale is called constant if both deviations are below this in every unit
+DEVIATIONS = ("over_channels", "over_photos")
 
 
 def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparison | None, title: str) -> str:
@@ -40,11 +45,11 @@ def _basis(comparison: Comparison | None, title: str) -> str:
     numbers = "The numbers are those of the claims in [docs/paper.md](docs/paper.md), which has the evidence."
     if comparison is None:
         return f"No network has been trained yet. {numbers}"
-    seeds = sorted({len(runs) for runs in comparison.networks.values()})
+    seeds = seeds_compared(comparison) or [0]
     epochs = sorted({len(run.epochs) for runs in comparison.networks.values() for run in runs})
     return (
         f"Verdicts that need training rest on photos of {title} ({len(comparison.test_images)} test photos) and "
-        f"{span(seeds)} seed{'s' * (seeds[-1] > 1)} per network, trained for {span(epochs)} epochs; the paper used "
+        f"{span(seeds)} seed{'s' * (seeds[-1] != 1)} per network, trained for {span(epochs)} epochs; the paper used "
         f"1000 landmarks. {numbers}"
     )
 
@@ -90,15 +95,21 @@ def scale_sentence(result: Mapping[str, Any]) -> str:
     def spread(state: str, key: str) -> list[float]:
         return [unit[key] for unit in result[state]]
 
-    still = max(max(spread("untrained", key)) for key in ("over_channels", "over_photos"))
-    channels, photos = (spread("trained", key) for key in ("over_channels", "over_photos"))
+    still = max(max(spread("untrained", key)) for key in DEVIATIONS)
+    channels, photos = (spread("trained", key) for key in DEVIATIONS)
     return (
-        f"Before training, Scale is {sum(spread('untrained', 'mean')) / len(channels):.3f} for every channel and photo "
-        f"(standard deviation at most {still:.1g} in any unit): timm's initialization makes Q and K so small that the "
-        f"attention is uniform. After training (`{result['run']}`, {result['photos']} {result['split']} photos), its "
-        f"standard deviation over the channels is {min(channels):.3f} to {max(channels):.3f}, depending on the unit, "
-        f"and over the photos {min(photos):.4f} to {max(photos):.4f}.{_changed(result)}"
+        f"Before training, Scale {_constant(result['untrained'])}: its mean is "
+        f"{sum(spread('untrained', 'mean')) / len(channels):.3f}, and its standard deviation over channels or photos "
+        f"at most {still:.1g} in any unit. After training (`{result['run']}`, {result['photos']} {result['split']} "
+        f"photos), it {_constant(result['trained'])}: its standard deviation over the channels is {min(channels):.3f} "
+        f"to {max(channels):.3f}, depending on the unit, and over the photos {min(photos):.4f} to {max(photos):.4f}."
+        f"{_changed(result)}"
     )
+
+
+def _constant(units: Sequence[Mapping[str, Any]]) -> str:
+    """The word of PLAN.md for a Scale that hardly varies in any unit."""
+    return "is constant" if all(unit[key] < CONSTANT for unit in units for key in DEVIATIONS) else "is not constant"
 
 
 def _changed(result: Mapping[str, Any]) -> str:

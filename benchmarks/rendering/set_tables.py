@@ -1,9 +1,11 @@
 """Tables of several comparisons side by side, and of the variants of the attention unit in one comparison."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from benchmarks.comparison.intervals import Interval
 from benchmarks.comparison.sets import Comparison, FinishedRun, claims
-from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, span, within
+from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, signed, within
 from benchmarks.rendering.tables import accuracy, interval_text, limits, markdown, percent
 
 # Number in PLAN.md and description; only variants with no more weights than the paper's unit may be chosen.
@@ -18,7 +20,8 @@ VARIANTS = {
     "resneat50_shuffle": ("8", "the paper's unit, shuffle"),
     "resneat50_cosine_shuffle": ("9", "cosine attention, shuffle"),
 }
-DENSE = "resneat50_dense"
+DENSE, SCALE_1 = "resneat50_dense", "resneat50_scale1"
+INERT = 0.01  # share of predictions that change with Scale replaced by its mean, below which the attention is inert
 NAMES = {number: model for model, (number, _) in VARIANTS.items()} | {"ResNeXt": XT}
 CONTRASTS = (
     ("gain from the paper's attention", ("1 - 2",)),
@@ -28,10 +31,7 @@ CONTRASTS = (
     ("channel shuffle", ("7 - 2", "8 - 1", "9 - 5")),
     ("rows of unit length, with the same initial weights", ("5 - 4",)),
     ("cosine attention instead of none", ("5 - 2", "9 - 7")),
-    (
-        "remaining difference to ResNeXt",
-        ("ResNeXt - 1", "ResNeXt - 2", "ResNeXt - 5", "ResNeXt - 6", "ResNeXt - 7", "ResNeXt - 9"),
-    ),
+    ("remaining difference to ResNeXt", tuple(f"ResNeXt - {number}" for number in "123456789")),
 )
 
 
@@ -39,23 +39,23 @@ def sets_table(comparisons: Mapping[str, Comparison]) -> str:
     """The seven networks on several sets of photos, with a description of each set."""
     header = ["model", "paper top-1"]
     for title, comparison in comparisons.items():
-        header += [f"{title}: top-1 [95 %]"] + ["each seed"] * _several(comparison)
+        header += [f"{title}: top-1 [95 %]"] + ["each seed"] * _several(comparison.networks)
     models = [m for m in claims.SEVEN if any(m in comparison.runs for comparison in comparisons.values())]
     rows = []
     for model in models:
         name, _, paper = claims.PAPER_TABLE_3[model]
         row = [f"{name} (`{model}`)", percent(paper)]
         for comparison in comparisons.values():
-            runs, images = comparison.runs.get(model, []), comparison.test_images
-            row.append(interval_text(accuracy(runs, images, 1)) if runs else "")
-            row += [_of_each(runs, images)] * _several(comparison)
+            shown, images = comparison.shown.get(model, []), comparison.test_images
+            row.append(interval_text(accuracy(shown, images, 1)) if shown else "")
+            row += [_of_each(comparison.runs.get(model, []), images)] * _several(comparison.networks)
         rows.append(row)
     notes = "\n".join(f"* **{title}**: {limits(comparison)}" for title, comparison in comparisons.items())
     return f"{markdown(header, rows)}\n\n{notes}"
 
 
-def _several(comparison: Comparison) -> bool:
-    return any(len(runs) > 1 for runs in comparison.networks.values())
+def _several(runs: Mapping[str, Sequence[FinishedRun]]) -> bool:
+    return any(len(each) > 1 for each in runs.values())
 
 
 def _of_each(runs: Sequence[FinishedRun], images: Sequence[str]) -> str:
@@ -87,32 +87,69 @@ def choice(run: FinishedRun) -> float:
     return sum(last) / len(last)
 
 
-def chosen(comparison: Comparison) -> str | None:
-    """The best variant with seed 0 of those that may be chosen; None if none was trained."""
-    first = {m: run for m in variants(comparison) for run in comparison.runs[m] if run.seed == 0}
-    able = [model for model in first if model not in (AT, DENSE)]
-    return max(able, key=lambda model: choice(first[model]), default=None)
+def choices(comparison: Comparison) -> dict[str, float]:
+    """The criterion of each variant that was trained with seed 0 and may be chosen."""
+    first = {model: run for model in variants(comparison) for run in comparison.runs[model] if run.seed == 0}
+    return {model: choice(run) for model, run in first.items() if model not in (AT, DENSE)}
 
 
 def ablation_tables(comparison: Comparison) -> str:
     """The measurements of the variants, the chosen one and its confirmation; one line if none was trained."""
-    best = chosen(comparison)
-    if best is None or AT not in comparison.runs:
+    if len(variants(comparison)) < 2 or AT not in comparison.runs:
         return "No variant has been trained yet."
     missing = [f"{number} ({what})" for model, (number, what) in VARIANTS.items() if model not in comparison.runs]
-    parts = [_variants_table(comparison), _contrasts_table(comparison), _confirmation(comparison, best)]
-    return "\n\n".join(parts + [f"Not trained: {', '.join(missing)}."] * bool(missing))
+    parts = [_variants_table(comparison), _contrasts_table(comparison), attention(comparison)]
+    parts += [_choice(comparison), *(_confirmation(comparison, model) for model in choices(comparison))]
+    parts.append(f"Not trained: {', '.join(missing)}." if missing else "")
+    return "\n\n".join(filter(None, parts))
+
+
+def attention(comparison: Comparison) -> str:
+    """What the paper's attention contributes, in the words of PLAN.md; empty unless it was trained without it too.
+
+    Differences of the runs with seed 0, on the photos of the test split.
+    """
+    if any(0 not in comparison.seeds(model, SCALE_1) for model in (AT, XT)):
+        return ""
+    gain, groups = (difference(comparison, *pair, seeds=[0]) for pair in ((AT, SCALE_1), (SCALE_1, XT)))
+    changed = next((run.scale["changed"] for run in comparison.runs[AT] if run.seed == 0 and run.scale), None)
+    return (
+        f"With seed 0, the paper's attention {_contribution(gain.runs, changed)}: {signed(gain)} points of test top-1 "
+        "relative to the same network with Scale = 1. That network is ResNeXt with a grouped last 1x1 in each block; "
+        f"relative to ResNeXt, it has {signed(groups)} points. n = {gain.n}.{_scatter(comparison)}"
+    )
+
+
+def _contribution(interval: Interval, changed: float | None) -> str:
+    """What the difference to Scale = 1 and the share of changed predictions allow to say."""
+    if sign := above(interval):
+        return "raises the accuracy" if sign > 0 else "lowers the accuracy"
+    if within(interval) <= 0:
+        return "may raise or lower the accuracy; this is not decidable here"
+    inert = changed is not None and changed < INERT
+    return f"{'is inert and ' * inert}contributes nothing that can be measured"
+
+
+def _scatter(comparison: Comparison) -> str:
+    """How far seeds of one network lie apart, which the intervals of a single run do not cover."""
+    images = comparison.test_images
+    top1 = [[accuracy([run], images, 1)[0] for run in runs] for runs in comparison.networks.values()]
+    apart = max(max(each) - min(each) for each in top1)
+    return f" The seeds of one network differ by up to {100 * apart:.1f} points." if apart else ""
 
 
 def _variants_table(comparison: Comparison) -> str:
+    trained = {model: comparison.runs[model] for model in variants(comparison)}
     header = ["", "unit", "params M", "MACs G", "validation, last 3 epochs", "top-1 [95 %]"]
+    header += ["each seed"] * _several(trained)
     header += ["Scale over channels", "over photos", "logits", "predictions changed"]
     rows = []
-    for model in variants(comparison):
+    for model, runs in trained.items():
         number, what = VARIANTS[model]
-        run = comparison.runs[model][0]
-        row = [number, f"{what} (`{model}`)", *_cost(run), f"{choice(run):.1f}"]
-        rows.append([*row, interval_text(accuracy([run], comparison.test_images, 1)), *_spread(run)])
+        row = [number, f"{what} (`{model}`)", *_cost(runs[0]), f"{choice(runs[0]):.1f}"]
+        row.append(interval_text(accuracy(runs[:1], comparison.test_images, 1)))
+        row += [_of_each(runs, comparison.test_images)] * _several(trained)
+        rows.append([*row, *_spread(runs[0])])
     return (
         f"{markdown(header, rows, left=2)}\n\nFirst seed of each. Parameters and MACs (plain path) with 1000 classes "
         "at 224 pixels. Standard deviations of Scale and of the logits within a row: smallest and largest of the "
@@ -140,23 +177,35 @@ def _contrasts_table(comparison: Comparison) -> str:
         for contrast in contrasts:
             model, other = (NAMES[number] for number in contrast.split(" - "))
             if 0 in comparison.seeds(model, other):
-                d = difference(comparison, model, other, seeds=[0])
-                rows.append([what, contrast, f"{100 * d.estimate:+.1f} {span(d.runs)}"])
+                rows.append([what, contrast, signed(difference(comparison, model, other, seeds=[0]))])
     note = f"Test top-1, seed 0, n = {len(comparison.test_images)}; descriptive only, not used for the choice."
     return f"{markdown(['', 'variants', 'points [95 %, these runs]'], rows, left=2)}\n\n{note}"
 
 
-def _confirmation(comparison: Comparison, best: str) -> str:
-    text = f"Chosen on validation, seed 0: {VARIANTS[best][0]}, {VARIANTS[best][1]} (`{best}`)."
-    new = {other: [seed for seed in comparison.seeds(best, other) if seed != 0] for other in (AT, XT)}
+def _choice(comparison: Comparison) -> str:
+    """Which variant validation prefers; empty if there is nothing to choose from."""
+    able = choices(comparison)
+    if len(able) < 2:
+        return ""
+    best = max(able, key=able.__getitem__)
+    what = "Chosen" if len(able) == len(VARIANTS) - 2 else "Best so far"
+    numbers = ", ".join(VARIANTS[model][0] for model in able)
+    return f"{what} on validation, seed 0, of {numbers}: {VARIANTS[best][0]}, {VARIANTS[best][1]} (`{best}`)."
+
+
+def _confirmation(comparison: Comparison, model: str) -> str:
+    """A variant compared with the paper's unit and with ResNeXt on test, with seeds that no choice was made by."""
+    new = {other: [seed for seed in comparison.seeds(model, other) if seed != 0] for other in (AT, XT)}
     if not new[AT]:
-        return f"{text} Not confirmed yet: no other seed was trained."
-    d = difference(comparison, best, AT, seeds=new[AT])
+        return ""
+    d = difference(comparison, model, AT, seeds=new[AT])
+    if len(new[AT]) < 3:  # with two seeds Student's interval has one degree of freedom
+        d = replace(d, method=None)
     same = all(each > 0 for each in d.seeds) or above(d.runs) <= 0
     verdict = combined(d) if same else f"{claims.NOT_DECIDABLE} (the seeds disagree in sign)"
-    text += f" Better than the paper's unit, on test with seeds {_list(new[AT])}: **{verdict}**; {points(d)}."
+    text = f"`{model}` better than the paper's unit, on test with seeds {_list(new[AT])}: **{verdict}**; {points(d)}."
     if new[XT]:
-        d = difference(comparison, best, XT, seeds=new[XT])
+        d = difference(comparison, model, XT, seeds=new[XT])
         text += f" About as accurate as ResNeXt, seeds {_list(new[XT])}: **{combined(d, within)}**; {points(d)}."
     return text
 

@@ -28,7 +28,7 @@ def accuracy(runs: Sequence[FinishedRun], images: Sequence[str], k: int) -> tupl
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per model: its accuracies as fractions with intervals, the paper's, minutes of training."""
     rows = []
-    for model, runs in comparison.networks.items():
+    for model, runs in comparison.shown.items():
         name, paper_top5, paper_top1 = claims.PAPER_TABLE_3.get(model, (model, None, None))
         rows.append(
             {
@@ -39,7 +39,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "top1": accuracy(runs, comparison.test_images, 1),
                 "top5": accuracy(runs, comparison.test_images, 5),
                 "n": len(comparison.test_images),
-                "each": [accuracy([run], comparison.test_images, 1)[0] for run in runs],
+                "each": [accuracy([run], comparison.test_images, 1)[0] for run in comparison.networks[model]],
                 "minutes": sum(run.info["wall_seconds"] for run in runs) / len(runs) / 60,
             }
         )
@@ -56,7 +56,7 @@ def table_3(comparison: Comparison, counts: Mapping[str, Any], quick: bool = Fal
     """
     header = ["model", "paper top-1", "our top-1 [95 %]", "paper top-5", "our top-5 [95 %]", "params M", "MACs G"]
     seeds = max(map(len, comparison.networks.values()), default=0) > 1
-    header[3:3] = ["of each seed"] * seeds
+    header[3:3] = ["each seed"] * seeds
     header += ["minutes"] * quick
     rows = []
     for row in comparison_rows(comparison):
@@ -93,11 +93,10 @@ def limits(comparison: Comparison, quick: bool = False) -> str:
     runs = [run for runs in comparison.runs.values() for run in runs]
     epochs = sorted({len(run.epochs) for run in runs})
     pixels = sorted({run.args["img_size"] for run in runs})
-    seeds = sorted({len(runs) for runs in comparison.runs.values()})
     text = (
         f"{len(comparison.classes)} classes; {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test images; "
-        f"{span(pixels)} pixels, {span(epochs)} epochs, {span(seeds)} seed{'s' * (seeds[-1] > 1)}. Always guessing the "
-        f"largest class gives {100 * comparison.largest_class:.1f} %. The paper used 1000 classes, about 60,000 "
+        f"{span(pixels)} pixels, {span(epochs)} epochs, {_seeds(comparison)}. Always guessing the largest class gives "
+        f"{100 * comparison.largest_class:.1f} %. The paper used 1000 classes, about 60,000 "
         "training and 10,000 test images and 224 pixels, so compare models within a column, not across columns."
     )
     trainers = sorted({f"{run.info['trainer']['kind']} (timm {run.info['trainer']['timm']})" for run in runs})
@@ -107,6 +106,13 @@ def limits(comparison: Comparison, quick: bool = False) -> str:
     if quick:
         return f"{QUICK_NOTE}\n\n{text}"
     return f"{text} A difference within the intervals does not rank two models."
+
+
+def _seeds(comparison: Comparison) -> str:
+    seeds = sorted({run.seed for runs in comparison.shown.values() for run in runs})
+    more = any(len(comparison.shown[model]) < len(runs) for model, runs in comparison.networks.items())
+    text = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    return f"{text} ({', '.join(map(str, seeds))}; *each seed* lists further ones of some networks)" if more else text
 
 
 def span(values: Sequence[float]) -> str:

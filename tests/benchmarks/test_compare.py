@@ -83,7 +83,7 @@ def test_images_with_class_and_split_rebuild_the_set(out):
 def test_a_variant_is_trained_and_evaluated_by_the_same_command(tmp_path):
     assert compare_py(tmp_path, make_data(tmp_path / "data"), models=[VARIANT]) == 0, (tmp_path / "log.txt").read_text()
     (run,) = comparison.load(tmp_path / "out" / "results").runs[VARIANT]
-    assert run.info["model"] == VARIANT and 0 <= sum(run.hits(1, list(run.ranks))) <= 18
+    assert run.info["model"] == VARIANT
 
 
 @pytest.mark.full

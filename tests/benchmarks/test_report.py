@@ -13,7 +13,7 @@ from benchmarks import report
 from benchmarks.comparison import consistency
 from benchmarks.comparison import sets as comparison
 from benchmarks.comparison.sets import claims, metrics
-from benchmarks.rendering.sentences import verdict_summary
+from benchmarks.rendering.sentences import scale_sentence, verdict_summary
 
 SEVEN = claims.SEVEN
 
@@ -59,6 +59,14 @@ def test_page_of_a_comparison(tmp_path):
     assert text.count("<polyline") == 2 * 2 * len(SEVEN)  # two charts, two seeds
     assert "the accuracies mean nothing" in text and "**" not in text and "<script" not in text
     assert all(claim.text.replace('"', "&#34;").replace("'", "&#39;") in text for claim in claims.CLAIMS)
+
+
+def test_the_page_charts_as_many_models_as_it_has_lines(tmp_path):
+    folder = make_comparison(tmp_path / "c", all_models(0.5) | {"resneat50_scale1": 0.6}, n=100)
+    report.write_report([folder], tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count("<polyline") == 2 * len(SEVEN) and "</svg>seresnet50</td>" in text
+    assert "<td>resneat50_scale1</td>" in text and "</svg>resneat50_scale1" not in text
 
 
 def test_a_folder_that_is_no_comparison_is_told(tmp_path, capsys):
@@ -160,6 +168,16 @@ def test_inconsistent_results_are_found(case, tmp_path):
         consistency.check_comparison(folder)
 
 
+def test_runs_with_unlike_options_are_found(tmp_path):
+    folder = make_comparison(tmp_path / "c", {"resnet50": 0.5, "seresnet50": 0.5})
+    path = folder / "seresnet50-s0" / "args.yaml"
+    path.write_text(path.read_text() + "checkpoint_hist: 10\n")
+    consistency.check_comparison(folder)
+    path.write_text(path.read_text().replace("img_size: 96", "img_size: 112"))
+    with pytest.raises(ValueError, match=r"seresnet50-s0/args\.yaml: not trained as resnet50-s0: img_size"):
+        consistency.check_comparison(folder)
+
+
 def test_report_imports_no_torch(tmp_path):
     folder = make_comparison(tmp_path / "c", all_models(0.5))
     code = (
@@ -257,6 +275,16 @@ def test_scale_at_224_pixels_is_stated_by_its_largest_unit(tmp_path, monkeypatch
     assert "(450 validation photos)" in text and "1.2 % of the predictions" in text
     file.unlink()
     assert "224" not in report._scales({}) and report._scales({}).startswith("* **twelve landmarks**: ")
+
+
+@pytest.mark.parametrize(("deviation", "said"), [(0.0099, "is constant"), (0.01, "is not constant")])
+@pytest.mark.parametrize("key", ["over_channels", "over_photos"])
+def test_scale_is_constant_below_one_hundredth_in_every_unit(deviation, said, key):
+    still = dict(mean=0.5, over_channels=0.001, over_photos=0.001)
+    result = dict(run="resneat50-s0", photos=20, split="validation", untrained=[still, still])
+    text = scale_sentence(result | dict(trained=[still, still | {key: deviation}]))
+    assert "Before training, Scale is constant: its mean is 0.500" in text
+    assert f"(`resneat50-s0`, 20 validation photos), it {said}: its standard deviation over the channels is" in text
 
 
 @needs_browser
