@@ -339,7 +339,7 @@ def test_an_existing_output_is_never_written_into(data, whole, trainer):
 def test_a_run_is_resumed_with_what_it_was_started_with(data, trainer, whole, options, message):
     with pytest.raises(UserError, match=message):
         train(data, whole, "--epochs", EPOCHS + 1, "--resume", *options, *trainer)
-    with pytest.raises(UserError, match="--model: the run was started with test_resnet"):
+    with pytest.raises(UserError, match="MODEL: the run was started with model test_resnet, now it is test_vit"):
         train(data, whole, "--epochs", EPOCHS + 1, "--resume", *trainer, model="test_vit")
 
 

@@ -16,9 +16,9 @@ from timm_landmark.data.layout import ManifestRow, data_digest
 from timm_landmark.data.split_reader import SplitReader
 from timm_landmark.inference.answers import probabilities
 from timm_landmark.runs.checkpoints import checkpoint_epoch
+from timm_landmark.runs.loaders import validation_loader
 from timm_landmark.runs.model import Run, load_run_model
 from timm_landmark.runs.thresholds import DIGITS
-from timm_landmark.training.loaders import validation_loader
 from timm_landmark.utils.errors import UserError, without_traceback
 from timm_landmark.utils.files import atomic_path
 from timm_landmark.utils.text import escaped
@@ -102,7 +102,7 @@ def predict_split(
     read, logits_kept, pooled_kept = 0, [], []
     try:
         with torch.inference_mode():
-            for images, numbers in tqdm(loader, desc=escaped(f"{run.path.name} {split}"), unit="batch"):
+            for images, numbers in tqdm(loader, desc=escaped(f"{run.path.name} {split}"), unit="batch", disable=None):
                 maps = model.forward_features(images)
                 logits = model.forward_head(maps)
                 top = probabilities(logits, run.checkpoint).topk(min(5, len(folders)))

@@ -1,4 +1,4 @@
-"""Checks that ``train`` makes before it starts: options, data set, model, processes, resumed runs."""
+"""Checks that ``train`` makes before it starts: options, data set, model and processes."""
 
 import argparse
 import difflib
@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from timm_landmark.data.address import Place
 from timm_landmark.data.layout import ClassRow, read_dataset_info, read_rows
 from timm_landmark.data.shards import in_shards, read_shard_info
-from timm_landmark.runs.folder import read_args, read_run_info
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.parser import check_least
 
@@ -24,29 +23,13 @@ OWNED = {  # options that timm-landmark train sets itself, and what to do instea
     "class_map": "it is part of the data set given with --data",
     "experiment": "give the run folder with --output",
     "start_epoch": "--resume finds the epoch to continue with",
+    "resume": "give --resume to continue the run in --output",
     "no_resume_opt": "a resumed run needs its optimizer state; start another run instead",
     "val_interval": "the learning rate rule and the best checkpoint need a validation after every epoch",
     "input_size": "give --img-size P for images of PxP pixels",
     "tta": "each image is validated once, and timm would average the outputs of different images",
 }
 NOT_OF_THE_RULE = ("sched_", "lr_", "warmup_", "min_lr", "decay_", "cooldown_", "patience_")  # of timm's schedulers
-FREE_ON_RESUME = {  # may differ from the options the run was started with, because they do not change the results
-    *(
-        "resume",
-        "output",
-        "experiment",
-        "data",
-        "data_dir",
-        "class_map",
-        "device",
-        "workers",
-        "pin_mem",
-        "log_interval",
-    ),
-    *("batch_size", "grad_accum_steps", "validation_batch_size", "local_rank", "device_modules", "checkpoint_hist"),
-    *("recovery_interval", "save_images", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id", "stop_epoch"),
-    *("pretrained", "pretrained_path", "initial_checkpoint", "synchronize_step"),
-}
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -181,6 +164,8 @@ def check_data(data: Place) -> list[ClassRow]:
         folders = (data / "class_map.txt").read_text(encoding="utf-8").split()
     except FileNotFoundError:
         raise UserError(f"--data {data}: class_map.txt is missing; prepare the data set again") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--data {data}: class_map.txt is damaged ({error}); prepare the data set again") from None
     if not classes or folders != [row.folder for row in classes]:
         raise UserError(
             f"--data {data}: class_map.txt and classes.csv list different classes; prepare the data set again"
@@ -209,17 +194,25 @@ def check_classes(run: Path, classes: list[ClassRow], what: str) -> None:
             )
 
 
-def check_splits(data: Place, splits: Sequence[str]) -> None:
-    """Checks that the splits have images; timm would use the whole folder if a split is missing.
+def check_splits(data: Place, splits: Sequence[str], classes: list[ClassRow]) -> None:
+    """Checks that the splits have images, in folders as many as classes.csv lists.
+
+    timm would use the whole folder if a split is missing, and whatever is left of a split that was copied in part.
 
     Raises:
-        UserError: Naming the first split without images.
+        UserError: Naming the first split without images, or with more or fewer images than classes.csv lists.
     """
     shards = read_shard_info(data) if in_shards(data) else {}
     for split in splits:
-        in_folders = bool(split) and isinstance(data, Path) and any((data / split).glob("*/*"))
-        if not (shards.get(split) if shards else in_folders):
+        found = sum(1 for _ in (data / split).glob("*/*.jpg")) if split and isinstance(data, Path) else 0
+        if not (shards.get(split) if shards else found):
             raise UserError(f"--data {data}: no images in its split {split!r}; prepare the data set again")
+        listed = sum(getattr(row, split) for row in classes)
+        if not shards and found != listed:
+            raise UserError(
+                f"--data {data}: {found} images in {split}, but classes.csv lists {listed}; `timm-landmark check "
+                f"{data}` names the difference"
+            )
 
 
 def batch_share(batch: int, processes: int, accumulation: int) -> int:
@@ -254,43 +247,3 @@ def check_name(model: str) -> None:
         close = ", ".join(_close(model, list_models()))
         remedy = f"similar names: {close}" if close else "timm.list_models() lists all models"
         raise UserError(f"MODEL {model}: timm has no model with this name; {remedy}")
-
-
-def check_resume(run: Path, new: argparse.Namespace, started: dict[str, Any], classes: list[ClassRow]) -> None:
-    """Checks that a run is resumed with the options it was started with.
-
-    Args:
-        run: The run folder.
-        new: The current options.
-        started: What ``run.json`` would record if the run were started now.
-        classes: The classes of the current data set.
-
-    Raises:
-        UserError: Naming the first difference, both values and the remedy.
-    """
-    old, info = read_args(run), read_run_info(run)
-    check_classes(run, classes, f"--data {new.data_dir}")
-    flags = {"data_digest": "--data", "global_batch": "-b", "rate_rule": "--recipe or --sched", "seed": "--seed"}
-    for name, flag in flags.items():
-        if info.get(name) != started[name]:
-            raise UserError(
-                f"{flag}: the run was started with {name} {info.get(name)}, now it is {started[name]}; give the same "
-                "value, or start another run with another --output"
-            )
-    free = FREE_ON_RESUME | ({"epochs"} if started["rate_rule"] == "paper" else set())
-    for name in sorted((old.keys() & vars(new).keys()) - free):
-        if name == "dataset" and old[name] != new.dataset:
-            forms = ["shards" if value else "folders" for value in (old[name], new.dataset)]
-            raise UserError(
-                f"--data {new.data_dir}: the run was started with images in {forms[0]}, now they are in {forms[1]}, "
-                "which changes their order; give the same data set, or start another run with another --output"
-            )
-        if old[name] != _plain(getattr(new, name)):
-            raise UserError(
-                f"--{name.replace('_', '-')}: the run was started with {old[name]}, now it is {getattr(new, name)}; "
-                "give the same value, or start another run with another --output"
-            )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

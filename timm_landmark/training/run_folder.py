@@ -3,6 +3,8 @@
 import argparse
 import errno
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,26 @@ from timm_landmark.data.address import Place
 from timm_landmark.data.layout import ClassRow, write_rows
 from timm_landmark.runs.checkpoints import LAST, PARTIAL, checkpoint_epoch, settle
 from timm_landmark.runs.folder import read_run_info, update_info
-from timm_landmark.training import checks, init_from, rehearsal
+from timm_landmark.training import checks, init_from, rehearsal, resume
 from timm_landmark.training.timm_script import Trainer
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.machine import machine_info
 from timm_landmark.utils.text import say
 
 LOCK = ".lock"  # an empty file in the run folder, locked while a process trains into it
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Values of the trainer's options where they are not given.
+
+    Attributes:
+        defaults: The trainer's default of each option.
+        suspects: As for :func:`timm_landmark.training.rehearsal.rehearse`.
+    """
+
+    defaults: Mapping[str, Any]
+    suspects: dict[str, Any]
 
 
 def run_lock(run: Path) -> FileLock:
@@ -53,7 +68,7 @@ def prepare_folder(
     args: argparse.Namespace,
     info: dict[str, Any],
     classes: list[ClassRow],
-    suspects: dict[str, Any],
+    usual: Usual,
     lock: FileLock,
 ) -> int:
     """Runs the checks that take time, locks and creates or repairs the run folder, and writes run.json.
@@ -64,7 +79,7 @@ def prepare_folder(
         args: All options of the trainer.
         info: What run.json records about a run; the number of parameters is added.
         classes: The classes of the data set.
-        suspects: As for :func:`timm_landmark.training.rehearsal.rehearse`.
+        usual: The values of the options where they are not given.
         lock: The folder's lock; held on return.
 
     Returns:
@@ -84,17 +99,20 @@ def prepare_folder(
     checks.check_name(args.model)
     finished = finished_epochs(run) if own.resume else 0
     if finished:
-        checks.check_resume(run, args, info, classes)
-    if finished < args.epochs:
+        resume.check_resume(run, args, info, classes, usual.defaults)
+    elif own.resume:
+        resume.check_same_start(read_run_info(run), info)
+    epochs = planned_epochs(run, args.epochs, info["rate_rule"]) if own.resume else args.epochs
+    if finished < epochs:
         share = {**vars(args), "batch_size": info["batch_per_process"]}
-        info["parameters"] = rehearsal.rehearse(trainer, share, suspects, info["rate_rule"] == "paper")
+        info["parameters"] = rehearsal.rehearse(trainer, share, usual.suspects, info["rate_rule"] == "paper")
     if own.resume:
         finished = settle(run, args.eval_metric, args.checkpoint_hist)
     if finished:
-        if finished < args.epochs:
+        if finished < epochs:
             session = {"from_epoch": finished, **{key: info[key] for key in ("trainer", "project", "processes")}}
             sessions = [*read_run_info(run).get("sessions", []), session]
-            update_info(run, epochs=args.epochs, finished=False, sessions=sessions)
+            update_info(run, epochs=epochs, finished=False, sessions=sessions)
         return finished
     start = init_from.initial_state(args, own.init_from) if own.init_from else None  # may fail: before the folder
     if own.resume:
@@ -114,6 +132,17 @@ def finished_epochs(run: Path) -> int:
     """The number of finished epochs, also before rank 0 has repaired the folder after a kill."""
     epochs = [checkpoint_epoch(run / name) for name in (PARTIAL, LAST)]
     return max((epoch + 1 for epoch in epochs if epoch is not None), default=0)
+
+
+def planned_epochs(run: Path, epochs: int, rate_rule: str) -> int:
+    """The length of a resumed run; timm's schedulers add epochs to ``--epochs``, such as a cooldown.
+
+    Args:
+        run: The run folder; ``train`` records the length in run.json when training begins.
+        epochs: ``--epochs``.
+        rate_rule: As in run.json; the paper's rule adds nothing, and a run that follows it may be extended.
+    """
+    return epochs if rate_rule == "paper" else max(epochs, read_run_info(run).get("epochs", 0))
 
 
 def _check_unused(run: Path) -> None:

@@ -24,9 +24,11 @@ from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import AverageMeter, CheckpointSaver, ParseKwargs, accuracy, random_seed, update_summary
 from torch import nn
 
+from timm_landmark.runs.loaders import validation_loader
 from timm_landmark.runs.model import build_model
-from timm_landmark.training.loaders import validation_loader
 from timm_landmark.utils.parser import Parser
+
+KIND = "stand-in"  # in run.json
 
 
 class StandIn:
@@ -39,7 +41,7 @@ class StandIn:
 
     def describe(self) -> dict[str, str | None]:
         """What ``run.json`` records about the trainer."""
-        return {"kind": "stand-in", "timm": timm.__version__, "script_commit": None, "script_sha256": None}
+        return {"kind": KIND, "timm": timm.__version__, "script_commit": None, "script_sha256": None}
 
     def run(self, argv: Sequence[str]) -> None:
         """Trains as ``python train.py *argv`` would.

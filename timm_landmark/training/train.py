@@ -18,7 +18,7 @@ from timm_landmark.data.shards import in_shards
 from timm_landmark.runs.checkpoints import LAST, settle
 from timm_landmark.runs.folder import read_run_info, update_info
 from timm_landmark.training import checks, init_from, processes, rate_rule
-from timm_landmark.training.run_folder import finished_epochs, prepare_folder, run_lock
+from timm_landmark.training.run_folder import Usual, finished_epochs, planned_epochs, prepare_folder, run_lock
 from timm_landmark.training.timm_script import COMMIT, Trainer, fetch_script, find_script, load_script
 from timm_landmark.utils.device import check_device, default_device
 from timm_landmark.utils.errors import UserError, first_line, without_traceback
@@ -153,14 +153,14 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
     if given.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"--num-classes {given['num_classes']}: {own.data} has {len(classes)} classes; leave it out")
     folder = own.output.resolve()  # has a name even if --output is "."
-    options = [*extra, *_forwarded(own, model, len(classes))]
+    options = [*extra, *_forwarded(own, model, len(classes), own.device or config.get("device"))]
     options += [f"--experiment={folder.name}", f"--output={folder.parent}"]
     defaults = {name: action.default for name, action in checks.options_of(trainer.parser).items()}
     usual = defaults | config
     trainer.parser.set_defaults(**config)
     args = trainer.parser.parse_args(options)
     checks.check_values(args, usual, paper)
-    checks.check_splits(own.data, [args.train_split, args.val_split])
+    checks.check_splits(own.data, [args.train_split, args.val_split], classes)
     if in_shards(own.data):
         shard_reader.check_shards(own.data, classes, args, world_size)
     share = checks.batch_share(args.batch_size, world_size, getattr(args, "grad_accum_steps", 1))
@@ -184,8 +184,8 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
     if rank == 0:
         suspects = {name: usual[name] for name, value in vars(args).items() if value != usual[name]}
         suspects |= {name: defaults[name] for name in config if own.config and name not in suspects}
-        finished = prepare_folder(own, trainer, args, info, classes, suspects, lock)
-        if finished >= args.epochs:
+        finished = prepare_folder(own, trainer, args, info, classes, Usual(defaults, suspects), lock)
+        if finished >= planned_epochs(own.output, args.epochs, info["rate_rule"]):
             if not read_run_info(own.output).get("finished"):  # killed after the last checkpoint
                 update_info(own.output, epochs_finished=finished, finished=True)
             say(f"{own.output} is finished: {finished} epoch{'s' * (finished != 1)}")
@@ -193,7 +193,7 @@ def _train(model: str, own: argparse.Namespace, extra: Sequence[str], lock: File
     elif own.resume:
         read_run_info(own.output)  # fails if this machine does not share the folder
         finished = finished_epochs(own.output)
-        if finished >= args.epochs:
+        if finished >= planned_epochs(own.output, args.epochs, info["rate_rule"]):
             return 0
     if finished:
         options += ["--resume", str(own.output / LAST)]
@@ -217,9 +217,9 @@ def _trainer(given: str | None, world_size: int) -> Trainer:
     return StandIn()
 
 
-def _forwarded(own: argparse.Namespace, model: str, classes: int) -> list[str]:
+def _forwarded(own: argparse.Namespace, model: str, classes: int, device: str | None) -> list[str]:
     """The options of ``timm-landmark train`` as options of timm's train script."""
-    device = own.device or default_device()
+    device = device or default_device()
     check_device(device)
     # shards contain class indices, which timm would look up among the names of a class map
     dataset, class_map = (shard_reader.NAME, "") if in_shards(own.data) else ("", own.data / "class_map.txt")
@@ -238,7 +238,13 @@ def _run(trainer: Trainer, options: list[str], run: Path, args: argparse.Namespa
     def after_epoch(finished: int) -> None:
         update_info(run, epochs_finished=finished, wall_seconds=round(before + time.monotonic() - started, 1))
 
-    def before_training(*_: Any) -> None:
+    epochs = args.epochs
+
+    def before_training(_: Any, steered: rate_rule.Steered) -> None:
+        nonlocal epochs
+        if rank == 0 and steered.epochs != epochs:
+            epochs = steered.epochs  # longer: timm's schedulers add a cooldown, for example
+            update_info(run, epochs=epochs)
         if is_distributed_env():
             processes.watch()
 
@@ -265,10 +271,10 @@ def _run(trainer: Trainer, options: list[str], run: Path, args: argparse.Namespa
     if rank != 0:
         return 0
     finished = settle(run, args.eval_metric, args.checkpoint_hist)
-    if finished < (getattr(args, "stop_epoch", None) or args.epochs):
+    if finished < (getattr(args, "stop_epoch", None) or epochs):
         say(
             "",
-            f"interrupted after {finished} of {args.epochs} epochs; continue with the same command and --resume",
+            f"interrupted after {finished} of {epochs} epochs; continue with the same command and --resume",
             file=sys.stderr,
         )
         return 130
