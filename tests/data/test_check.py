@@ -95,6 +95,18 @@ def test_inconsistent_tables_are_named(data, name, old, new, said):
     assert any(said in problem for problem in check_dataset(data))
 
 
+def test_bytes_that_no_table_has_are_a_problem_and_no_traceback(data):
+    (data / "class_map.txt").write_bytes(b"0000\n\xff\n")
+    write_sums(data)
+    assert check_dataset(data) == ["class_map.txt: does not list the classes of classes.csv in order"]
+    sums = data / "sha256sums.txt"
+    sums.write_bytes(sums.read_bytes() + b"0" * 64 + b"  a\x00b\n")
+    assert any(problem.startswith("a") and "cannot be read" in problem for problem in check_dataset(data))
+    (data / "dataset.json").write_text("[]")
+    with pytest.raises(UserError, match=r"dataset\.json is not a JSON object"):
+        check_dataset(data)
+
+
 @pytest.mark.parametrize("column", range(5))
 def test_the_digest_covers_every_column_but_the_source(data, column):
     manifest, digest = data / "manifest.csv", data_digest(data)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.data.layout import ClassRow, read_rows
+from timm_landmark.hub import check
 from timm_landmark.hub.export import main
 from timm_landmark.hub.exported import load_model, read_config
 from timm_landmark.hub.model_card import metrics, run_metrics
@@ -95,6 +96,16 @@ def test_defaults_of_the_architecture_do_not_leak_into_the_config(tmp_path):
     run = make_run(tmp_path / "run", model="resnet26t", size=64)
     cfg = read_config(export(run, tmp_path / "f")).pretrained
     assert "test_input_size" not in cfg and "test_crop_pct" not in cfg and cfg["input_size"] == [3, 64, 64]
+
+
+def test_the_epsilon_of_batchnorm_goes_with_the_model(tmp_path):
+    run = make_run(tmp_path / "run", model="test_efficientnet")
+    args = yaml.safe_load((run / "args.yaml").read_text()) | {"bn_eps": 0.1}
+    (run / "args.yaml").write_text(yaml.safe_dump(args))
+    folder = export(run, tmp_path / "folder", "--name", "test_efficientnet.x")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert {module.eps for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
+    assert check.main([str(folder)]) == 0
 
 
 def test_vectors_are_the_seeded_input_and_its_logits(folder):

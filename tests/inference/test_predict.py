@@ -148,6 +148,7 @@ def test_a_bad_photo_is_reported_and_the_rest_go_on(data, run, tmp_path, capsys)
     (tmp_path / "0b.jpg").write_bytes(good[0].read_bytes()[:300])
     (tmp_path / "1b.jpg").write_bytes(b"")
     (tmp_path / "2b.jpg").write_bytes(b"<!doctype html>")
+    (tmp_path / "3b.HEIC").write_bytes(b"a photo of a format that is not supported")
     (tmp_path / "notes.txt").write_text("no photo, and not looked at in a folder")
     assert (
         cli(["predict", str(run), str(tmp_path), "--format", "json", "--device", "cpu", "-b", "2", "--top", "2"]) == 1
@@ -161,10 +162,11 @@ def test_a_bad_photo_is_reported_and_the_rest_go_on(data, run, tmp_path, capsys)
         "1b.jpg",
         "2.jpg",
         "2b.jpg",
+        "3b.HEIC",
     ]
-    assert ["problem" in row for row in found] == [False, True] * 3
-    assert all(len(row["guesses"]) == 2 for row in found[::2])
-    assert "1b.jpg: empty" in err and "2b.jpg: html" in err and "3 of 6 photos" in err
+    assert ["problem" in row for row in found] == [False, True] * 3 + [True]
+    assert all(len(row["guesses"]) == 2 for row in found[:6:2])
+    assert "1b.jpg: empty" in err and "2b.jpg: html" in err and "4 of 7 photos" in err
     assert cli(["predict", str(run), str(tmp_path / "notes.txt"), "--device", "cpu"]) == 1, "named itself, it is tried"
 
 

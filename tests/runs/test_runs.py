@@ -12,7 +12,7 @@ import yaml
 
 from timm_landmark.runs.checkpoints import best_checkpoint, checkpoint_epoch, load_model_weights, settle
 from timm_landmark.runs.folder import best_epoch, read_summary, tidy_summary, update_info
-from timm_landmark.runs.model import load_run, load_run_model
+from timm_landmark.runs.model import build_model, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
 
 HEADER = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n"
@@ -35,6 +35,12 @@ def make_run(run, accuracies=(50.0, 70.0, 60.0)):
     save(run, f"checkpoint-{best}", best)
     shutil.copy(run / f"checkpoint-{best}.pth.tar", run / "model_best.pth.tar")
     return run
+
+
+def test_the_epsilon_of_batchnorm_is_the_runs():
+    args = {"model": "test_efficientnet", "num_classes": 2, "bn_eps": 0.1}
+    epsilons = {module.eps for module in build_model(args).modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert epsilons == {0.1}
 
 
 def test_summary_with_a_second_header_and_a_torn_end(tmp_path):
@@ -245,10 +251,20 @@ def test_what_a_run_lacks_is_named(tmp_path, missing, message):
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "text"), [("run.json", "{"), ("args.yaml", "a: [1"), ("args.yaml", "just words")])
-def test_a_damaged_file_is_named(tmp_path, name, text):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b"{"),
+        ("run.json", b"[]"),
+        ("run.json", b"\xff"),
+        ("args.yaml", b"a: [1"),
+        ("args.yaml", b"just words"),
+        ("args.yaml", b"\xff"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content):
     stock_like_run(tmp_path)
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name) as caught:
         load_run(tmp_path)
     assert "\n" not in str(caught.value)

@@ -2,16 +2,22 @@
 
 import csv
 import re
+import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from timm_landmark.data.layout import SPLITS, ClassRow, ManifestRow, RejectRow, csv_line, read_dataset_info, read_rows
 from timm_landmark.data.shards import in_shards
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_atomic
 from timm_landmark.utils.text import markdown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ATTRIBUTION = "attribution.csv"
 CARD = "README.md"
@@ -46,10 +52,35 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
     """
     import pyarrow as pa
     from pyarrow import compute
-    from pyarrow import csv as arrow
 
     wanted = pa.array(sorted(ids), pa.binary())
     found: dict[bytes, list[bytes]] = {}
+    with _attribution(source) as reader:
+        for batch in reader:
+            used = compute.is_in(batch["id"], value_set=wanted)  # pyright: ignore[reportAttributeAccessIssue]  # dynamic
+            rows = batch.filter(used).select(_COLUMNS)
+            for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                found.setdefault(row[0], list(row))
+    rows = ([(field or b"").decode("utf-8", "replace") for field in found[key]] for key in sorted(found))
+    write_atomic(data / ATTRIBUTION, "".join(map(csv_line, [_COLUMNS, *rows])))
+    return len(ids) - len(found)
+
+
+def check_attribution(source: Path) -> None:
+    """Checks that a file can be read as train_attribution.csv, by its first rows.
+
+    Raises:
+        UserError: If the file cannot be read or a column is missing.
+    """
+    with _attribution(source):
+        pass
+
+
+@contextmanager
+def _attribution(source: Path) -> "Iterator[Iterable[pa.RecordBatch]]":
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
     packed = "gzip" if source.suffix == ".gz" else None
     try:
         with open(source, "rb") as file, pa.input_stream(file, compression=packed) as stream, arrow.open_csv(
@@ -63,16 +94,9 @@ def write_attribution(data: Path, source: Path, ids: Collection[str]) -> int:
                     f"{source.name}: no column {', '.join(missing)}; its header is {','.join(reader.schema.names)}, "
                     f"GLDv2's train_attribution.csv has {','.join(_COLUMNS)}"
                 )
-            for batch in reader:
-                used = compute.is_in(batch["id"], value_set=wanted)  # pyright: ignore[reportAttributeAccessIssue]  # dynamic
-                rows = batch.filter(used).select(_COLUMNS)
-                for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-                    found.setdefault(row[0], list(row))
-    except (OSError, pa.ArrowInvalid) as error:
+            yield reader
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read {source}: {error}") from None
-    rows = ([(field or b"").decode("utf-8", "replace") for field in found[key]] for key in sorted(found))
-    write_atomic(data / ATTRIBUTION, "".join(map(csv_line, [_COLUMNS, *rows])))
-    return len(ids) - len(found)
 
 
 def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:

@@ -27,6 +27,7 @@ from timm_landmark.data.layout import (
 from timm_landmark.data.shards import INFO, in_shards, read_shard, read_shard_info, sample_key
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import sha256_file, write_atomic
+from timm_landmark.utils.text import printable
 
 SUMS = "sha256sums.txt"
 _Result = TypeVar("_Result")
@@ -121,8 +122,8 @@ def check_files(data: Path, sums: Mapping[str, str]) -> Iterable[str]:
                 yield f"{name}: changed: its checksum differs from {SUMS}"
         except FileNotFoundError:
             yield f"{name}: missing"
-        except OSError as error:
-            yield f"{name}: cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            yield f"{printable(name)}: cannot be read ({getattr(error, 'strerror', None) or error})"
     for name in sorted(_files(data)):
         if name not in sums and name != SUMS:
             yield f"{name}: unexpected, not listed in {SUMS}"
@@ -142,10 +143,10 @@ def _check_tables(
     for name in sorted(set(ids) & {row.image_id for row in rejects}):
         yield f"{FILES[RejectRow]}: image {name} is also in {FILES[ManifestRow]}"
     folders = {row.folder: row for row in classes}
-    if (data / "class_map.txt").exists() and (data / "class_map.txt").read_text(encoding="utf-8").split() != list(
-        folders
-    ):
-        yield "class_map.txt: does not list the classes of classes.csv in order"
+    if (data / "class_map.txt").exists():
+        listed = (data / "class_map.txt").read_text(encoding="utf-8", errors="replace").split()
+        if listed != list(folders):
+            yield "class_map.txt: does not list the classes of classes.csv in order"
     for row in manifest:
         if row.split not in SPLITS or row.folder not in folders:
             yield f"{FILES[ManifestRow]}: image {row.image_id} has split {row.split!r} and class {row.folder!r}"

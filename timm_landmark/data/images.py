@@ -11,6 +11,10 @@ import warnings
 from PIL import Image, ImageOps, features
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+# How the files of photos are called; a file that is given by name is read whatever it is called. Formats of the second
+# line are not supported. They count as photos, so that each file is reported with a reason.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
+SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 MAX_PIXELS = 100_000_000  # the largest phone cameras; decoding takes about 300 MB
 QUALITY = 95
 LONGEST = 65_500  # pixels per side, the limit of JPEG

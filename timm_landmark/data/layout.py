@@ -148,13 +148,16 @@ def read_dataset_info(data: Place) -> dict[str, Any]:
     """Reads dataset.json.
 
     Raises:
-        UserError: If it is missing or not JSON.
+        UserError: If it is missing or not a JSON object.
     """
     try:
-        return json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+        info = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{data} is not a prepared data set (dataset.json is missing); make one with `timm-landmark prepare`"
         ) from None
     except ValueError as error:
         raise UserError(f"{data / 'dataset.json'} is not JSON: {error}") from None
+    if not isinstance(info, dict):
+        raise UserError(f"{data / 'dataset.json'} is not a JSON object; restore it or prepare the data set again")
+    return info

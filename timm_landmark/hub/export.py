@@ -143,6 +143,7 @@ def save_weights(
     from timm.models import save_for_hf
 
     thresholds, _ = run_thresholds(run)
+    eps = run.args.get("bn_eps")  # a number that timm's config has no other place for
     model.to(memory_format=torch.contiguous_format)  # safetensors rejects channels_last tensors
     if dtype == "fp16":
         model.half()
@@ -152,7 +153,7 @@ def save_weights(
         model,
         str(folder),
         model_config={**class_names(classes), KEY: thresholds.as_dict()},
-        model_args=dict(run.args.get("model_kwargs") or {}),
+        model_args={**({} if eps is None else {"bn_eps": eps}), **(run.args.get("model_kwargs") or {})},
         safe_serialization=True,
     )
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -11,12 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from timm_landmark.data.images import RejectedImage, decode_rgb, resize
+from timm_landmark.data.images import SUFFIXES, RejectedImage, decode_rgb, resize
 from timm_landmark.data.layout import FILES, SPLITS, ClassRow, read_rows
 from timm_landmark.utils.errors import UserError
 
-# searched for in folders; a file given by name is read with any suffix, because its content determines the format
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 STORED = 256  # pixels per side in a prepared data set
 THUMBNAIL = 160  # pixels
 MOST_THUMBNAILS = 3000  # photos on a page, about 20 MB
@@ -48,7 +46,7 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
             inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             inside = [path for path in inside if not path.name.startswith(".")]
             if not inside:
-                raise UserError(f"{place}: no photos in this folder (suffixes {', '.join(sorted(SUFFIXES))})")
+                raise UserError(f"{place}: no photos in this folder ({', '.join(SUFFIXES)})")
             found.update(dict.fromkeys(inside))
         elif place.exists():
             found[place] = None

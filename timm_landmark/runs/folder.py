@@ -26,14 +26,17 @@ def read_run_info(path: Path) -> dict[str, Any]:
     """Reads ``run.json``.
 
     Raises:
-        UserError: If the folder or the file is missing, or the file is not JSON.
+        UserError: If the folder or the file is missing, or the file is not a JSON object.
     """
     try:
-        return json.loads((path / INFO).read_text(encoding="utf-8"))
+        info = json.loads((path / INFO).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not a run ({INFO} is missing); create one with `timm-landmark train`") from None
     except ValueError as error:
         raise UserError(f"{path / INFO} is not valid JSON ({error}); restore it or train again") from None
+    if not isinstance(info, dict):
+        raise UserError(f"{path / INFO} is not a JSON object; restore it or train again")
+    return info
 
 
 def update_info(path: Path, **values: Any) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def read_args(path: Path) -> dict[str, Any]:
         args = yaml.safe_load((path / ARGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not a run ({ARGS} is missing); create one with `timm-landmark train`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path / ARGS} is not valid YAML ({reason}); restore it or train again") from None
     if not isinstance(args, dict) or not args.get("model"):
@@ -77,7 +80,7 @@ def read_summary(path: Path) -> list[dict[str, float]]:
         return []
     header: list[str] = []
     rows: dict[int, dict[str, float]] = {}
-    for line in csv.reader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
+    for line in csv.reader(io.StringIO(file.read_text(encoding="utf-8", errors="replace"), newline="")):
         if line and line[0] == "epoch":
             header = line
             continue

@@ -73,7 +73,7 @@ def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
     """Builds the model of a run, as timm's train script does, with random weights.
 
     Args:
-        args: The options, as in ``args.yaml``: model, num_classes, in_chans, gp, model_kwargs.
+        args: The options, as in ``args.yaml``: model, num_classes, in_chans, gp, bn_eps, model_kwargs.
         changes: Arguments of ``timm.create_model`` that replace the run's.
     """
     from timm import create_model
@@ -82,6 +82,7 @@ def build_model(args: Mapping[str, Any], **changes: Any) -> "nn.Module":
         "num_classes": args["num_classes"],
         "in_chans": args.get("in_chans"),
         "global_pool": args.get("gp"),
+        "bn_eps": args.get("bn_eps"),
         **(args.get("model_kwargs") or {}),
     }
     return create_model(args["model"], **arguments | changes)

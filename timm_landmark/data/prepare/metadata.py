@@ -10,6 +10,7 @@ import gzip
 import posixpath
 import re
 import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,6 +18,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from timm_landmark.data.images import SUFFIXES
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.text import escaped
 
@@ -29,9 +31,6 @@ LAYOUTS: dict[tuple[str, ...], str] = {
     ("landmark_id", "images"): "GLDv2 clean",
     ("path", "label"): "own photos",
 }
-# Formats of the second line are not supported. They count as photos, so that each file is rejected with a reason.
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".mpo")
-PHOTO_SUFFIXES += (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 NAMES, ATTRIBUTION = "train_label_to_category.csv", "train_attribution.csv"  # next to the metadata
 _UNSAFE = re.compile("[% \x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # not allowed in landmark ids
 
@@ -114,12 +113,12 @@ def read_folders(root: Path) -> Metadata:
     paths, labels = [], []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for photo in sorted(folder.rglob("*")):
-            if photo.suffix.lower() in PHOTO_SUFFIXES and photo.is_file():
+            if photo.suffix.lower() in SUFFIXES and photo.is_file():
                 paths.append(photo.relative_to(root).as_posix())
                 labels.append(folder.name)
     if not paths:
         raise UserError(
-            f"--images {root}: no subfolder with photos ({', '.join(PHOTO_SUFFIXES)}); without --metadata each "
+            f"--images {root}: no subfolder with photos ({', '.join(SUFFIXES)}); without --metadata each "
             "subfolder is a class; for Google Landmarks give its csv with --metadata"
         )
     return _own(paths, labels, "own photos")
@@ -168,7 +167,7 @@ def _first_lines(path: Path) -> tuple[list[str], list[list[str]]]:
             return header, [row for row, _ in zip(reader, range(1000), strict=False)]
     except FileNotFoundError:
         raise UserError(f"--metadata {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
         raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
 
 
@@ -197,7 +196,7 @@ def _read_columns(
             ),
         ) as reader:  # fmt: skip
             batches = list(reader)
-    except (OSError, pa.ArrowInvalid, EOFError) as error:
+    except (OSError, pa.ArrowInvalid, EOFError, zlib.error) as error:
         raise UserError(f"--metadata {path}: not a readable csv ({error})") from None
     if not batches:
         raise UserError(f"--metadata {path}: contains a header but no rows")
