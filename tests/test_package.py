@@ -1,6 +1,8 @@
 """The installed package: a silent and light import, three new models, a complete wheel, and the command line."""
 
 import ast
+import errno
+import importlib
 import json
 import re
 import statistics
@@ -210,6 +212,16 @@ def test_the_command_imports_torch_only_for_models(argv):
 def test_the_command_registers_the_models_for_the_other_verbs():
     done = python(COMMAND.format(argv=["timm-landmark", "predict", "--help"]))
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[True, True, True]", done.stderr
+
+
+def test_a_full_disk_is_no_traceback(monkeypatch, capsys):
+    def fails(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", "RUN/run.json")
+
+    monkeypatch.setattr(importlib.import_module(cli.VERBS["evaluate"][0]), "main", fails)
+    assert cli.main(["evaluate", "RUN"]) == 2
+    error = "timm-landmark evaluate: error: RUN/run.json: No space left on device; fix this and repeat\n"
+    assert capsys.readouterr().err == error
 
 
 def test_unknown_verb_and_no_verb(capsys):

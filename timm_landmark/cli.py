@@ -70,6 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `timm-landmark ... | head` is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder without write permission: no defect of this program
+        place = f"{error.filename}: " if error.filename else ""
+        say(f"timm-landmark {argv[0]}: error: {place}{error.strerror or error}; fix this and repeat", file=sys.stderr)
+        return 2
 
 
 def _usage() -> list[str]:

@@ -23,6 +23,7 @@ from timm_landmark.data.check import read_sums
 from timm_landmark.data.layout import ClassRow
 from timm_landmark.data.shards import INFO, read_samples, read_shard_info
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.patching import replaced
 
 NAME = "wds/"  # timm's --dataset
 VALIDATION_WORKERS = 2  # the most that timm's script uses for shards if several processes train
@@ -39,9 +40,10 @@ class ShardReader(reader_wds.ReaderWds):
         self._seed: int | None = None
 
     def __iter__(self) -> Generator[Any, Any, None]:
-        """Yields one epoch, in an order that depends only on seed, epoch and loading process, so that runs can resume.
+        """Yields one epoch, in an order that depends only on the seed and the epoch with ``--workers 0``.
 
-        timm's shuffle would continue with the random state of the epoch before.
+        A resumed run then has the same order. Loading processes get a seed that also depends on the epoch in which
+        they start. timm's shuffle would continue with the random state of the epoch before.
         """
         if self._seed is None:
             self._lazy_init()  # gets this loading process's number and seed from torch
@@ -77,14 +79,15 @@ def installed() -> Iterator[None]:
     Also lets webdataset, with which timm reads ``_info.json``, open addresses as this package does, without curl.
     """
     module: Any = reader_wds  # type checkers refuse what this replaces
-    original = module.ReaderWds
-    if module.wds is not None:
-        module.wds.gopen_schemes.update(dict.fromkeys(("http", "https", "pipe"), _open))
-    module.ReaderWds = ShardReader
+    schemes = {} if module.wds is None else module.wds.gopen_schemes
+    before = dict(schemes)
+    schemes.update(dict.fromkeys(("http", "https", "pipe"), _open))
     try:
-        yield
+        with replaced(module, "ReaderWds", ShardReader):
+            yield
     finally:
-        module.ReaderWds = original
+        schemes.clear()
+        schemes.update(before)
 
 
 def _open(url: str, mode: str, bufsize: int) -> io.BytesIO:

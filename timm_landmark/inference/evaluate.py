@@ -1,6 +1,7 @@
 """``timm-landmark evaluate``: how often a run's best checkpoint is right on a split, and when it should not answer."""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,13 +69,17 @@ def main(argv: list[str]) -> int:
     device = options.device or default_device()
     check_device(device)
     run = load_run(options.run)
+    if not os.access(run.path, os.W_OK):
+        raise UserError(
+            f"RUN {run.path}: no permission to write the results into this folder; copy it and evaluate that"
+        )
     data = options.data or run.data
     if data is None:
         raise UserError(f"the data set of {run.path}, {run.args.get('data_dir')}, does not exist; pass it with --data")
     classes = checks.check_data(data)
     checks.check_classes(run.path, classes, f"--data {data}")
     tested = options.split == "test"
-    checks.check_splits(data, [options.split, *["validation"] * tested])
+    checks.check_splits(data, [options.split, *["validation"] * tested], classes)
     photos = unknown_photos(options.unknown, data) if options.unknown else {}
     source = {"epoch": checkpoint_epoch(run.checkpoint), "data_digest": data_digest(data)}
 
@@ -263,7 +268,9 @@ def _name_unknown(
     settle_process()
     answers = name_photos(load_namer(str(run.path), device), photos, 1, options.batch_size)
     named = []
-    for answer in tqdm(answers, total=len(photos), desc=escaped(f"{run.path.name} unknown"), unit="photo"):
+    for answer in tqdm(
+        answers, total=len(photos), desc=escaped(f"{run.path.name} unknown"), unit="photo", disable=None
+    ):
         if answer.photo.problem:
             say(f"{answer.photo.path}: {printable(answer.photo.problem)}", file=sys.stderr)
         else:

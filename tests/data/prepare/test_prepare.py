@@ -342,6 +342,14 @@ WRONG = {
         "'ten' must be a whole number, at least 1",
     ),
     "bad ratio": (["--images", "{images}", "--output", "{out}", "--ratio", "1.5"], "--ratio"),
+    "no attribution": (
+        ["--metadata", "{csv}", "--images", "{images}", "--output", "{out}", "--attribution", "absent.csv"],
+        "absent.csv",
+    ),
+    "address with a space": (
+        ["--download", "--output", "{out}", "--base-url", "http://my host/x"],
+        "--base-url http://my host/x: not an address",
+    ),
     "both draws": (["--images", "{images}", "--output", "{out}", "--ratio", "0.5", "--cap", "9"], "--cap"),
 }
 
@@ -358,6 +366,14 @@ def test_wrong_use_is_one_clear_line(source, tmp_path, capfd, case):
     error = capfd.readouterr().err
     assert code == 2 and said in error.splitlines()[-1] and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_in_the_current_folder_is_named_and_the_folder_stays(source, tmp_path, capfd, monkeypatch):
+    (tmp_path / "bad.csv").write_text("id,foo\n1,2\n")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert prepare("--metadata", "../bad.csv", "--images", str(source[1]), "--output", ".") == 2
+    assert "id,foo" in capfd.readouterr().err and list((tmp_path / "here").iterdir()) == []
 
 
 def test_the_command_starts_without_torch(source, tmp_path):

@@ -96,6 +96,12 @@ def test_a_bad_value_is_named_and_nothing_is_written(options, word, tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli(["synthesize", "--output", "."]) == 2
+    assert "--output .: the current folder cannot be replaced" in capsys.readouterr().err
+
+
 def test_an_output_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):

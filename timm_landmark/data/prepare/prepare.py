@@ -10,6 +10,7 @@ rejected under both.
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--images is missing: pass the folder, tars or zip with the photos, or --download for GLDv2")
     if (args.base_url or args.keep_shards) and not args.download:
         raise UserError("--base-url and --keep-shards are only valid with --download")
+    if args.base_url and not re.fullmatch(r"https?://[^\s/]\S*", args.base_url):
+        raise UserError(f"--base-url {args.base_url}: not an address; pass http://HOST/... or https://HOST/...")
     args.min_per_class = args.min_per_class or splits
     settle_process()
     try:
@@ -66,12 +69,15 @@ def main(argv: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from timm_landmark.data.card import check_attribution
     from timm_landmark.data.layout import read_dataset_info
     from timm_landmark.data.prepare import workfolder
     from timm_landmark.data.prepare.place import place
     from timm_landmark.data.prepare.sources import find_sources
 
     find_sources(args.images)  # a misspelt path is reported before anything is written
+    if args.attribution is not None:
+        check_attribution(args.attribution)
     options = options_of(args)
     finished: dict[str, Any] | None = None  # the options of a finished data set
     if not (args.output / workfolder.NAME).exists():
@@ -152,7 +158,8 @@ def _select(args: argparse.Namespace, folder: Path | None = None) -> tuple["Meta
 
 def _download_folder(args: argparse.Namespace, work: "WorkFolder") -> Path:
     """Where --download keeps its files: in the work folder, which is removed at the end, or next to the output."""
-    return args.output.with_name(args.output.name + ".download") if args.keep_shards else work.download
+    output = args.output.resolve()  # has a name even if --output is "."
+    return output.with_name(output.name + ".download") if args.keep_shards else work.download
 
 
 def _base_url(args: argparse.Namespace) -> str:

@@ -134,7 +134,8 @@ class WorkFolder:
         self._release()
         shutil.rmtree(self.path)
         if not any(self.data.iterdir()):
-            self.data.rmdir()
+            with suppress(OSError):  # the current folder cannot be removed under the name "."
+                self.data.rmdir()
 
     def _release(self) -> None:
         """Closes the folder's open files: Windows cannot rename or remove a folder that has one."""

@@ -177,6 +177,8 @@ def _check(output: Path, classes: int, images: int, size: int, seed: int) -> Non
         raise UserError(f"--size {size}: must be {SMALLEST} to {LARGEST} pixels")
     if seed < 0:
         raise UserError(f"--seed {seed}: must be at least 0")
+    if output.resolve() == Path.cwd():
+        raise UserError(f"--output {output}: the current folder cannot be replaced; give the name of a new folder")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UserError(f"--output {output}: is not a folder; choose a new one")
     if output.exists() and any(output.iterdir()):

@@ -32,7 +32,7 @@ JOB, LOCK = "job.json", ".lock"
 
 @dataclass(frozen=True)
 class Job:
-    """What determines the vectors; a run is continued only with the same job.
+    """What determines the vectors, and the version that wrote them; a run is continued only with the same job.
 
     Attributes:
         model: Architecture.
@@ -41,7 +41,7 @@ class Job:
         width: Numbers in a vector.
         photos: Number of photos.
         listing: Digest of their paths, sizes and times of modification.
-        version: Version of this package.
+        version: Version of this package; another one may continue.
     """
 
     model: str
