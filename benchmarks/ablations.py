@@ -6,7 +6,7 @@ Usage::
     python -m benchmarks.ablations train resneat50_cosine --data DATA --output RUN --epochs 10 --img-size 112
 
 Importing this module registers the variants with timm. Each is ``resneat50`` with other attention units: with the same
-seed, the weights that both models have are initialised identically. The package itself does not contain the variants.
+seed, the weights that both models have are initialized identically. The package itself does not contain the variants.
 """
 
 import math

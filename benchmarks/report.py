@@ -195,7 +195,7 @@ def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     return {
         **speed_blocks(_read_json(SPEED), counts),
         **set_blocks(comparisons),
-        "results": _results(comparison, counts),
+        "results": _results(comparison, title, counts),
         "verdict_summary": verdict_summary(verdicts, comparison, title),
         "counts": counts_table(counts),
         "claims": claims_table(verdicts),
@@ -232,11 +232,12 @@ def set_blocks(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
     }
 
 
-def _results(comparison: Comparison | None, counts: Mapping[str, Any]) -> str:
+def _results(comparison: Comparison | None, title: str, counts: Mapping[str, Any]) -> str:
     if comparison is None:
         return "No network has been trained yet."
     pictures = [_picture(comparison, name) for name in captions(comparison) if name == "figure-11"]
-    return "\n\n".join([table_3(comparison, counts), *pictures])
+    where = f"Photos of {title} ([which ones](docs/benchmarks.md#the-seven-networks))"
+    return "\n\n".join([f"{where}: {table_3(comparison, counts)}", *pictures])
 
 
 def _picture(comparison: Comparison, name: str, title: str = "") -> str:

@@ -3,7 +3,7 @@ r"""Collects how a run recognizes photos of none of its landmarks, as measured b
 Usage::
 
     timm-landmark evaluate RUN --unknown FOLDER
-    python -m benchmarks.unknown RUN --trained-on "ten landmarks" --unknown "the test photos of twelve other landmarks"
+    python -m benchmarks.unknown RUN --trained-on "ten landmarks" --unknown "training photos of twelve other landmarks"
 
 One entry of ``benchmarks/results/unknown.json`` for each ``--trained-on``; it is replaced if it exists. FOLDER should
 have photos of the same size as the training data: a network may recognize a data set by its resolution.
@@ -45,7 +45,7 @@ def record(run: Path, unknown: str) -> dict[str, Any]:
     """The entry for one run.
 
     Raises:
-        UserError: If the run was not evaluated with ``--unknown``, or not since it was trained on.
+        UserError: If the run was not evaluated with ``--unknown``, or was trained further after that.
     """
     info = read_run_info(run)
     evaluation = info.get("evaluation") or {}

@@ -11,7 +11,7 @@ def unknown_table(entries: Mapping[str, Any]) -> str:
     if not entries:
         return "Not measured yet."
     header = ["trained on", "unknown photos", "top-1", "certain answers", "right of these", "AUROC"]
-    header += ["accepted at 95 % recall", '"none" said of unknown', '"none" said of landmarks']
+    header += ["unknown accepted at 95 % recall", '"none" said of unknown', '"none" said of landmarks']
     return f"{markdown(header, [_row(*each) for each in entries.items()], left=2)}\n\n{_notes(entries)}"
 
 
@@ -35,10 +35,12 @@ def _notes(entries: Mapping[str, Any]) -> str:
     targets = sorted({entry["thresholds"]["target_accuracy"] for entry in entries.values()})
     seeds = sorted({entry["seed"] for entry in entries.values()})
     return (
-        "Percentages with 95 % intervals, on test. An answer is certain from the confidence that gives "
-        f"{' or '.join(f'{100 * target:g}' for target in targets)} % right answers on validation. "
-        '"None of its landmarks" is said below a confidence chosen on validation and half of the unknown photos; the '
-        f"table has the other half. One run each (seed {', '.join(map(str, seeds))})."
+        "Percentages with 95 % intervals, on test. An answer is certain if its confidence is at least the threshold "
+        f"above which {' or '.join(f'{100 * target:g}' for target in targets)} % of the answers on validation are "
+        'right. "None of its landmarks" is said below a second threshold, chosen on validation and half of the unknown '
+        "photos; the last two columns are measured on test and the other half. *Never*: no threshold reached the "
+        "target. AUROC and the accepted photos are measured on all unknown photos. One run each (seed "
+        f"{', '.join(map(str, seeds))})."
     )
 
 
@@ -89,7 +91,7 @@ def heat_maps_table(result: Mapping[str, Any]) -> str:
     header = ["weights", "heat on the landmark %", "its area %", "ratio", "on other photos' landmarks %", "difference"]
     return (
         f"`{result['model']}`, {result['epochs']} epochs at {result['img_size']} pixels on {result['data']['classes']} "
-        f"synthetic classes, {result['photos']} {result['split']} photos ({interval_text(top1)} % top-1), "
+        f"generated landmarks, {result['photos']} {result['split']} photos ({interval_text(top1)} % top-1), "
         f"Grad-CAM of the first guess at `{result['layer']}`. With random weights the ratio is {min(seeds):.2f} to "
         f"{max(seeds):.2f}, depending on the seed.\n\n{markdown(header, rows)}"
     )

@@ -77,7 +77,7 @@ def synthetic_sentence(run: Mapping[str, Any], neighbours: Mapping[str, Any]) ->
     top1 = run["evaluation"]["test"]["top1"]
     low, high = (100 * bound for bound in top1["interval"])
     return (
-        f"On {run['num_classes']} synthetic classes, `{run['model']}` trained for {run['epochs']} epochs at "
+        f"On {run['num_classes']} generated landmarks, `{run['model']}` trained for {run['epochs']} epochs at "
         f"{run['img_size']} pixels reaches {100 * top1['value']:.1f} % [{low:.1f}, {high:.1f}] test top-1; the nearest "
         f"neighbour in 16x16 pixels reaches {100 * neighbours['pixels']['value']:.1f} %."
     )

@@ -105,14 +105,14 @@ def limits(comparison: Comparison, quick: bool = False) -> str:
     text += f" Not trained: {', '.join(missing)}." if missing else ""
     if quick:
         return f"{QUICK_NOTE}\n\n{text}"
-    return f"{text} A difference within the intervals does not rank two models."
+    return f"{text} If the intervals of two models overlap, this table does not rank them."
 
 
 def _seeds(comparison: Comparison) -> str:
     seeds = sorted({run.seed for runs in comparison.shown.values() for run in runs})
     more = any(len(comparison.shown[model]) < len(runs) for model, runs in comparison.networks.items())
     text = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    return f"{text} ({', '.join(map(str, seeds))}; *each seed* lists further ones of some networks)" if more else text
+    return f"{text} ({', '.join(map(str, seeds))}; the column *each seed* also shows further ones)" if more else text
 
 
 def span(values: Sequence[float]) -> str:

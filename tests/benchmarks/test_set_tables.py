@@ -89,7 +89,7 @@ def test_networks_are_compared_at_the_seeds_that_all_have(tmp_path):
     text = report.table_3(runs, {"models": {}})
     assert cells(text, "| ResNeXt")[2].startswith("50.0 [") and cells(text, "| ResNeXt")[3] == "50.0 60.0"
     assert cells(text, "| ResNet")[2:4] == [cells(text, "| ResNeXt")[2], "50.0"]
-    assert "1 seed (0; *each seed* lists further ones of some networks)" in text
+    assert "1 seed (0; the column *each seed* also shows further ones)" in text
     assert cells(set_tables.sets_table({"c": runs}), "| ResNeXt")[2:] == cells(text, "| ResNeXt")[2:4]
     verdicts = {claim.number: claims.Verdict(claims.HOLDS, "") for claim in claims.CLAIMS}
     assert "and 1 seed per network" in verdict_summary(verdicts, runs, "c")
