@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         say(f"timm-landmark: error: unknown verb {argv[0]!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    if argv[0] not in FILE_VERBS:
-        register_models()
     try:
+        if argv[0] not in FILE_VERBS:
+            register_models()
         code = importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
         sys.stdout.flush()
         return code

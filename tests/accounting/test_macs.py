@@ -174,10 +174,11 @@ def test_table_1_and_depth():
 
 def test_counting_leaves_the_model_as_it_was():
     model = timm.create_model("resneat50", num_classes=3).train()
+    model.layer1[0].bn1.eval()  # a frozen layer stays frozen
     running = model.bn1.running_mean.clone()
     count_macs(model, torch.randn(1, 3, 64, 64))
     attention_unit_macs(model, torch.randn(1, 3, 64, 64))
-    assert model.training and model.layer1[0].training
+    assert model.training and model.layer1[0].training and not model.layer1[0].bn1.training
     assert torch.equal(running, model.bn1.running_mean)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -185,6 +186,8 @@ def test_counting_leaves_the_model_as_it_was():
 def test_unknown_model_and_size_are_the_users_mistakes():
     with pytest.raises(UserError, match="resneat50"):
         count_model("resneat5")
+    with pytest.raises(UserError, match="--img-size 100000000: no memory"):
+        count_model("test_resnet", 100_000_000)
     with pytest.raises(UserError, match="--img-size"):
         count_model("inception_resnet_v2", 32)
     with pytest.raises(UserError, match="--img-size"):

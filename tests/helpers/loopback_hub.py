@@ -60,6 +60,7 @@ class LoopbackHub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.card_errors: list[str] = []  # what the Hub finds wrong with the metadata of a card
         self.faults: list[tuple[int | str, str | None, int | None]] = []
 
     def __enter__(self) -> "LoopbackHub":
@@ -227,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._error(401, None, "Invalid credentials in Authorization header")
         elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
+            errors = [{"message": message} for message in self.hub.card_errors]
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif match := _API.fullmatch(path):

@@ -142,6 +142,8 @@ def test_figures_of_the_card_against_the_runs(folder, no_process):
         ("run.json", b"[" * 100_000),
         ("run.json", b'{"evaluation": 1e999}'),
         ("README.md", b"---\na: " + b"[" * 5000 + b"\n---\n"),
+        ("README.md", b"---\na: [1\n---\n"),
+        ("README.md", b"no metadata"),
         ("README.md", b"\xff"),
         ("classes.csv", b"\xff"),
         ("classes.csv", b'"\x00'),

@@ -17,6 +17,7 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from run_helpers import TINY, make_run
 from safetensors.torch import load_file, save_file
+from train_data import make_data
 
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.data.layout import ClassRow, read_rows
@@ -186,6 +187,35 @@ def test_every_figure_of_the_text_is_the_runs(run, folder):
     assert "36 images in train, 18 images in validation, 18 images in test" in text
     assert "The licences of the photos are unknown." in text
     assert "top-3" not in text  # of three classes: says nothing
+
+
+def test_the_card_speaks_of_the_exported_epoch_and_of_test_images(tmp_path):
+    run = make_run(tmp_path / "run", model="test_resnet")
+    (run / "summary.csv").write_text(
+        "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,1.2,0.9,50.0,100.0,0.1\n1,1.0,0.7,40.0,100.0,0.1\n"
+    )
+    (run / "args.yaml").write_text((run / "args.yaml").read_text().replace("eval_metric: top1", "eval_metric: loss"))
+    info = json.loads((run / "run.json").read_text())
+    test = info["evaluation"]["test"]
+    info["evaluation"]["validation"] = test | {"split": "validation", "images": 500}
+    info["evaluation"]["test"] = test | {"images": 5000}
+    (run / "run.json").write_text(json.dumps(info))
+    text = (export(run, tmp_path / "f") / "README.md").read_text()
+    assert "this figure is optimistic): top-1 40.00 %" in text and "intervals are wide" not in text
+    del info["evaluation"]["test"]
+    (run / "run.json").write_text(json.dumps(info))
+    text = (export(run, tmp_path / "g") / "README.md").read_text()
+    assert "500 images of the split `validation`" in text and "Not evaluated on a test split" in text
+
+
+def test_the_name_of_the_data_is_plain_text_in_the_metadata(tmp_path):
+    from huggingface_hub import ModelCard
+
+    data = make_data(tmp_path / "data")
+    (data / "dataset.json").write_text(json.dumps({"release": "Kaggle 2020/2021 (GLDv2 clean)"}))
+    folder = export(make_run(tmp_path / "run", data, model="test_resnet"), tmp_path / "f")
+    card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
+    assert card.data.eval_results[0].dataset_name == "Kaggle 2020/2021 (GLDv2 clean)"
 
 
 def test_an_evaluation_of_another_epoch_is_left_out(tmp_path):

@@ -113,6 +113,16 @@ def test_a_hub_that_fails(folder, quick, capsys, monkeypatch, status, says):
         assert quick(hub, folder, "org/mine") == 0
 
 
+def test_a_card_that_the_hub_refuses(folder, quick, capsys):
+    with LoopbackHub() as hub:
+        hub.card_errors = ['"license" must be one of apache-2.0, mit, ...']
+        assert quick(hub, folder, "org/mine") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "rejects the metadata" in line and '"license" must be one of' in line and "export --license" in line
+        hub.card_errors = []
+        assert quick(hub, folder, "org/mine") == 0
+
+
 def test_a_damaged_folder_is_not_pushed(folder, quick, tmp_path, capsys):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "README.md").write_text("hello")
@@ -121,7 +131,7 @@ def test_a_damaged_folder_is_not_pushed(folder, quick, tmp_path, capsys):
     assert "not pushed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["x", "absent"])
+@pytest.mark.parametrize("place", ["x", "absent", "hf-hub:org/mine"])
 def test_what_is_no_export(quick, tmp_path, place, capsys):
     (tmp_path / "x").mkdir()
     with LoopbackHub() as hub:

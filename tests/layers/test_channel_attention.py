@@ -168,6 +168,24 @@ def test_forward_mode_and_functional_derivatives(path: str) -> None:
             torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, expected)
 
 
+@pytest.mark.parametrize("path", STREAMED)
+def test_forward_mode_of_a_compiled_unit(path: str) -> None:
+    """The custom operators have no tangents, so torch.compile must not choose them inside a transform."""
+    shape = (2, 8, 16, 4, 3, 3)
+    module, x = unit(shape).eval(), make(shape)[0].detach()
+    tangent = torch.randn_like(x)
+
+    def derivative(x: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+        return torch.func.jvp(module, (x,), (tangent,))[1]
+
+    with force_path(path):
+        expected = derivative(x, tangent)
+        compiled = torch.compile(module, backend="eager")
+        torch.testing.assert_close(compiled(x), module(x))  # traced outside of a transform first
+        torch.testing.assert_close(torch.func.jvp(compiled, (x,), (tangent,))[1], expected)
+        torch.testing.assert_close(torch.compile(derivative, backend="eager")(x, tangent), expected)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_an_empty_batch_gives_an_empty_answer(path: str) -> None:
     model = timm.create_model("resneat50", num_classes=5, layers=(1, 1, 1, 1)).eval()

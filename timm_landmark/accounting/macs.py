@@ -217,17 +217,21 @@ def build(name: str, img_size: int | None = None) -> tuple[nn.Module, torch.Tens
             model.set_input_size(img_size=size)  # models of fixed size, such as timm's ViTs
         except (AssertionError, ValueError) as error:
             raise UserError(f"{name} cannot be set to --img-size {size} ({error})") from None
-    return model, torch.zeros(1, channels, size, size)
+    try:
+        return model, torch.zeros(1, channels, size, size)
+    except RuntimeError as error:
+        raise UserError(f"--img-size {size}: no memory for such an image ({first_line(error, 120)})") from None
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:  # one by one: a module may be frozen in a network that trains
+            module.training = training
 
 
 @contextmanager

@@ -103,10 +103,13 @@ def closed_form(
         img_size: Side of the square input in pixels.
         num_classes: Number of classes.
         groups: Cardinality C, except of ``resnet50``.
-        base_width: Width of a group in the first stage.
+        base_width: Width of a group in the first stage, unless there is only one group.
 
     Returns:
         Parameters and MACs.
+
+    Raises:
+        KeyError: For another name.
     """
     cardinality = 1 if name == "resnet50" else groups
     attention = name.startswith("resneat")

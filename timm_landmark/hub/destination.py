@@ -1,7 +1,7 @@
 """The folder that ``export`` writes: complete or not at all, and never in place of other files."""
 
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,6 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         UserError: If ``output`` exists and may not be replaced, or cannot be written.
     """
     place = output.resolve()  # a link is followed, and "." gets a name
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     old = place.with_name(f"{place.name}.old")
     if old.exists() and (overwrite or not place.exists()):
         raise UserError(
@@ -34,8 +33,10 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         if not overwrite:
             raise UserError(f"--output {output} already exists; add --overwrite or choose another folder")
         check_replaceable(output)
+    temporary = None
     try:
-        temporary.mkdir(parents=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
         temporary.chmod(0o755)
         yield temporary
         if place.exists():
@@ -49,9 +50,13 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         else:
             temporary.rename(place)
     except OSError as error:
-        raise UserError(f"--output {output} cannot be written ({error.strerror or error}); nothing changed") from error
+        file = f": {error.filename}" if error.filename else ""
+        raise UserError(
+            f"--output {output} cannot be written ({error.strerror or error}{file}); nothing changed"
+        ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -138,7 +138,11 @@ def harmless(row: ClassRow) -> ClassRow:
 def save_weights(
     model: "nn.Module", folder: Path, name: str, classes: Sequence[ClassRow], run: Run, dtype: str, licence: str
 ) -> None:
-    """Writes model.safetensors and config.json with timm's ``save_for_hf``."""
+    """Writes model.safetensors and config.json with timm's ``save_for_hf``.
+
+    Raises:
+        UserError: If a value is too large for ``dtype``.
+    """
     import torch
     from timm.models import save_for_hf
 
@@ -159,7 +163,8 @@ def save_weights(
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)  # transformers passes it too, which would be a duplicate
     cfg = config["pretrained_cfg"]
-    for key in ("test_input_size", "test_crop_pct", "test_pool_size", "origin_url", "paper_ids", "paper_name", "notes"):
+    own = ("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size")
+    for key in (*own, "origin_url", "paper_ids", "paper_name", "notes"):
         cfg.pop(key, None)  # these describe the default weights of the architecture
     if run.input_size != tuple(cfg.get("input_size", ())):
         cfg["pool_size"] = None

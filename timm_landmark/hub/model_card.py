@@ -9,6 +9,7 @@ from timm_landmark.data.layout import SPLITS, ClassRow
 from timm_landmark.runs.folder import best_epoch, read_summary
 from timm_landmark.runs.model import Run
 from timm_landmark.runs.thresholds import KEY, run_thresholds
+from timm_landmark.utils.errors import first_line
 from timm_landmark.utils.text import markdown, printable
 
 PAPER = (
@@ -20,7 +21,7 @@ _HOSTS = {
     "resneat": "Xie et al.: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431",
     "inception_resnet_pa": "Szegedy et al.: Inception-v4, Inception-ResNet, https://arxiv.org/abs/1602.07261",
 }
-SHOWN_CLASSES = 20  # in the card; run.json has all
+SHOWN_CLASSES, FEW = 20, 1000  # rows of the table by class; test images below which the intervals are wide
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
     data = data_facts(run, classes)
     family = _family(run.model)
     results = [_result(run, evaluation) for evaluation in evaluations(run)]
-    smallest = min((result["images"] for result in results), default=0)
+    tested = next((result["images"] for result in results if result["split"] == "test"), None)
     text = environment.get_template("model_card.md.jinja").render(
         name=name,
         repo=placeholder(name),
@@ -74,7 +75,8 @@ def render_card(run: Run, name: str, classes: Sequence[ClassRow], measured: Meas
         thresholds=_threshold_words(run),
         training=training_words(run),
         data=data,
-        small=smallest if 0 < smallest < 1000 else None,
+        tested=tested,
+        small=tested if tested is not None and tested < FEW else None,
         citations=[PAPER, TIMM, *data["citations"]],
         **vars(measured),
     )
@@ -98,8 +100,14 @@ def metrics(card: str) -> dict[tuple[str, str], float]:
         ValueError: If the front matter is missing or huggingface_hub cannot read it.
     """
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
-    metadata: Any = ModelCard(card, ignore_metadata_errors=False).data  # its type depends on the card
+    if not card.startswith("---"):
+        raise ValueError("it does not start with metadata between two lines ---")
+    try:
+        metadata: Any = ModelCard(card, ignore_metadata_errors=False).data  # its type depends on the card
+    except YAMLError as error:
+        raise ValueError(f"its metadata is not YAML: {first_line(error)}") from None
     return {(str(each.dataset_split), str(each.metric_name)): each.metric_value for each in metadata.eval_results or ()}
 
 
@@ -126,7 +134,7 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
         EvalResult(
             task_type="image-classification",
             dataset_type=data["slug"],
-            dataset_name=data["title"],
+            dataset_name=data["name"],
             dataset_split=evaluation["split"],
             dataset_revision=evaluation["data_digest"],
             metric_type={"top1": "accuracy", "top5": "accuracy", "gap": "gap"}[key],
@@ -192,7 +200,7 @@ def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _validation(run: Run) -> str | None:
     rows = read_summary(run.path)
-    epoch = best_epoch(rows)
+    epoch = best_epoch(rows, run.args.get("eval_metric", "top1"))
     value = next((row.get("eval_top1") for row in rows if row["epoch"] == epoch), None)
     return None if value is None else f"{value:.2f}"
 
@@ -265,6 +273,7 @@ def data_facts(run: Run, classes: Sequence[ClassRow]) -> dict[str, Any]:
     words = markdown(title) if release else "a data set that was not available when this card was written"
     counts = ", ".join(f"{sum(getattr(row, split) for row in classes)} images in {split}" for split in SPLITS)
     return {
+        "name": title,
         "title": markdown(title),
         "slug": "".join(char if char.isalnum() else "-" for char in title.lower()).strip("-"),
         "known": bool(release),

@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
         UserError: If the repository name is invalid, the token is missing, or the Hub rejects the upload.
     """
     options = _parser().parse_args(argv)
-    if options.folder.is_dir() and not (options.folder / CONFIG).is_file():
+    if not options.folder.is_dir():
+        raise UserError(f"FOLDER {options.folder}: no such folder; create one with `timm-landmark export`")
+    if not (options.folder / CONFIG).is_file():
         raise UserError(f"{options.folder} is not an exported model; create one with `timm-landmark export`")
     check_name(options.repository)
     if options.space is not None:
@@ -52,10 +54,10 @@ def main(argv: list[str]) -> int:
         from huggingface_hub import get_token
 
         say("dry run: nothing was uploaded" + ("" if get_token() else f"; {NO_TOKEN}"))
-        print_usage(read_config(options.folder), options.folder, options.repository, "COMMIT")
+        print_usage(read_config(options.folder), options.repository, "COMMIT")
         return 0
     commit = upload(contents, options.repository, options.private, options.revision)
-    print_usage(read_config(options.folder), options.folder, options.repository, commit)
+    print_usage(read_config(options.folder), options.repository, commit)
     return 0
 
 
@@ -101,6 +103,9 @@ def staged(folder: Path, repository: str) -> dict[str, Path | bytes]:
     """Returns the files to upload: the folder's, with the repository's name in the card and new checksums.
 
     The files of a Space are not part of the model.
+
+    Raises:
+        UserError: If sha256sums.txt or config.json is missing or damaged.
     """
     sums = {file: digest for file, digest in read_sums(folder).items() if not file.startswith(f"{SPACE}/")}
     card = (folder / CARD).read_text(encoding="utf-8")
@@ -174,7 +179,7 @@ def upload(contents: dict[str, Path | bytes], repository: str, private: bool, re
     except UserError:
         raise
     except Exception as error:
-        if (reason := explain(error, repository, WEIGHTS)) is None:
+        if (reason := explain(error, repository, WEIGHTS, upload=True)) is None:
             raise
         raise UserError(reason) from None
     for name in sorted(others):
@@ -209,7 +214,7 @@ def upload_space(contents: dict[str, Path | bytes], model: str, space: str) -> N
             repo_type="space",
         )
     except Exception as error:
-        if (reason := explain(error, space, APP)) is None:
+        if (reason := explain(error, space, APP, upload=True)) is None:
             raise
         raise UserError(reason) from None
     for name in sorted(others):
@@ -218,7 +223,7 @@ def upload_space(contents: dict[str, Path | bytes], model: str, space: str) -> N
         say(f"{model} is private: add a token that can read it to the Space's settings, as the secret HF_TOKEN")
 
 
-def print_usage(config: ModelConfig, folder: Path, repository: str, commit: str) -> None:
+def print_usage(config: ModelConfig, repository: str, commit: str) -> None:
     """Prints the entry for ``default_cfgs`` and the ``create_model`` call, both pinned to the commit."""
     cfg = config.pretrained
     values = {

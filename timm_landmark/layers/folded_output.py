@@ -63,11 +63,19 @@ def differentiates_forward(*tensors: torch.Tensor) -> bool:
     The custom operators only have a backward pass, so every other derivative needs the ordinary operators: a transform
     would silently drop the tangents of a custom operator. torch has no public API to detect an active transform.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.jit.is_tracing():
         return False
-    if torch._C._are_functorch_transforms_active():
+    if _transforms_active():
         return True
+    if torch.compiler.is_compiling():  # of a dual number torch.compile itself says that it cannot trace it
+        return False
     return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+@torch.compiler.assume_constant_result
+def _transforms_active() -> bool:
+    """Asked while torch.compile traces: it compiles a function inside and outside of a transform separately."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def folds_cheaply(in_chs: int, groups: int, height: int, width: int) -> bool:

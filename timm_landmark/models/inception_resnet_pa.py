@@ -174,7 +174,7 @@ default_cfgs = generate_default_cfgs(
             "hf_hub_filename": WEIGHTS,
             "num_classes": 1000,
             "input_size": (3, 224, 224),
-            "min_input_size": (3, 160, 160),  # unpadded convolutions
+            "min_input_size": (3, 75, 75),  # unpadded convolutions
             "pool_size": (5, 5),
             "crop_pct": 0.875,
             "interpolation": "bilinear",

@@ -17,7 +17,9 @@ class PretrainedError(UserError, RuntimeError):
     """Pretrained weights are unavailable or do not fit; the message names repository, reason and remedy."""
 
 
-def explain(error: BaseException, repo: str, file: str, cache_dir: str | Path | None = None) -> str | None:
+def explain(
+    error: BaseException, repo: str, file: str, cache_dir: str | Path | None = None, upload: bool = False
+) -> str | None:
     """Explains an error in one sentence with the repository, the reason and the remedy.
 
     Args:
@@ -25,12 +27,13 @@ def explain(error: BaseException, repo: str, file: str, cache_dir: str | Path | 
         repo: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
         file: Name of the file in the repository.
         cache_dir: Where downloads are stored; by default the cache of huggingface_hub.
+        upload: Whether files were uploaded, not downloaded.
 
     Returns:
         The sentence, or None for other errors.
     """
     for each in _chain(error):
-        reason = _missing(each, repo, file) or _refused(each, repo) or _network(each, repo, file)
+        reason = _missing(each, repo, file) or _refused(each, repo) or _network(each, repo, file, upload)
         reason = reason or _local(each, repo, file, cache_dir)
         if reason:
             return reason
@@ -86,6 +89,11 @@ def _missing(error: BaseException, repo: str, file: str) -> str | None:
 def _refused(error: BaseException, repo: str) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError
 
+    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+        return (
+            f"{repo}: the Hub rejects the metadata of the model card and nothing was uploaded "
+            f"({' '.join(str(error).split())[:300]}); correct it, for example with `export --license`"
+        )
     if not isinstance(error, HfHubHTTPError) or error.response is None:
         return None
     status = error.response.status_code
@@ -100,10 +108,10 @@ def _refused(error: BaseException, repo: str) -> str | None:
         return f"{repo}: too many requests to the Hub (429); wait a few minutes, log in if possible, and try again"
     if status >= 500:
         return f"{repo}: the Hub is unavailable ({status}); try again later, cached files will be reused"
-    return f"{repo}: unexpected response from the Hub ({status}); check HF_ENDPOINT and try again"
+    return f"{repo}: unexpected response from the Hub ({first_line(error)}); check HF_ENDPOINT and try again"
 
 
-def _network(error: BaseException, repo: str, file: str) -> str | None:
+def _network(error: BaseException, repo: str, file: str, upload: bool) -> str | None:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):
@@ -114,10 +122,12 @@ def _network(error: BaseException, repo: str, file: str) -> str | None:
     if type(error).__module__.partition(".")[0].startswith(("httpx", "requests", "urllib3")):  # 1.x and 2.x differ
         if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"):
             return f"{repo}: cannot connect to the Hub; check the network, the proxy and HF_ENDPOINT, then try again"
-        return (
-            f"{repo}: the connection was lost while downloading {file} ({type(error).__name__}); nothing was stored, "
-            "try again"
+        doing, state = (
+            ("uploading", "what is there is complete or not visible")
+            if upload
+            else (f"downloading {file}", "nothing was stored")
         )
+        return f"{repo}: the connection was lost while {doing} ({type(error).__name__}); {state}, try again"
     if "Consistency check failed" in str(error):
         return f"{repo}: the download of {file} has the wrong size and was not stored; try again"
     if isinstance(error, LocalEntryNotFoundError):

@@ -8,6 +8,7 @@ other images.
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,10 +88,11 @@ def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: i
 
     _check(output, classes, images, size, seed)
     parts = split_counts(images)
-    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    work = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir()
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
+        work.chmod(0o755)
         folders = [folder_name(index, classes) for index in range(classes)]
         names = class_names(seed, classes)
         manifest: list[ManifestRow] = []
@@ -125,7 +127,8 @@ def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: i
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; free space or choose another folder") from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def landmark(seed: int, index: int) -> Model:

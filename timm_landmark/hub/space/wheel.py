@@ -58,7 +58,7 @@ def _modules() -> dict[str, bytes]:
 
 
 def _metadata(installed: Distribution) -> dict[str, bytes]:
-    """The files of the .dist-info folder that belong into a wheel, by their path in it."""
+    """The files of the .dist-info folder that belong in a wheel, by their path in it."""
     found = {}
     for file in installed.files or ():
         folder, *parts = file.parts
