@@ -174,7 +174,8 @@ default_cfgs = generate_default_cfgs(
             "hf_hub_filename": WEIGHTS,
             "num_classes": 1000,
             "input_size": (3, 224, 224),
-            "min_input_size": (3, 75, 75),  # unpadded convolutions
+            # works from 75 pixels on; without padding, the maps of small images are well below H / reduction
+            "min_input_size": (3, 160, 160),
             "pool_size": (5, 5),
             "crop_pct": 0.875,
             "interpolation": "bilinear",
