@@ -92,11 +92,13 @@ def _attribution(source: Path) -> "Iterator[Iterable[pa.RecordBatch]]":
             if missing := [name for name in _COLUMNS if name not in reader.schema.names]:
                 raise UserError(
                     f"{source.name}: no column {', '.join(missing)}; its header is {','.join(reader.schema.names)}, "
-                    f"GLDv2's train_attribution.csv has {','.join(_COLUMNS)}"
+                    f"GLDv2's train_attribution.csv has {','.join(_COLUMNS)}; give it with --attribution"
                 )
             yield reader
     except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {source}: {error}") from None
+        raise UserError(
+            f"cannot read {source}: {error}; give another train_attribution.csv with --attribution"
+        ) from None
 
 
 def write_card(data: Path, command: str, facts: Mapping[str, object]) -> None:
