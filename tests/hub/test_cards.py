@@ -76,7 +76,7 @@ def test_snippets_run_but_for_the_weights(card, tmp_path, monkeypatch):
 
 
 def transformers_snippet(repo):
-    """The snippet in the cards of exported models, which test_export.py runs."""
+    """The snippet in the cards of exported models, which test_model_card.py runs."""
     template = (ROOT / "timm_landmark" / "hub" / "model_card.md.jinja").read_text(encoding="utf-8")
     snippet = re.search(r"with transformers\n\n```python\n(.*?)```", template, re.DOTALL).group(1)
     return snippet.replace("{{ repo }}", repo).replace("{{ [5, num_classes]|min }}", "5")
