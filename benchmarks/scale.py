@@ -4,15 +4,17 @@ Usage::
 
     python -m benchmarks.scale RUN --data DATA                                # into benchmarks/results/scale.json
     python -m benchmarks.scale RUN --data DATA --results RESULTS/NAME         # into RESULTS/NAME/<run>/scale.json
+    python -m benchmarks.scale RUN --data DATA --batch-statistics --output benchmarks/results/scale_224.json
 
 RUN is a run of ResNeAt or of a variant from ``ablations.py``. If it was trained with ``--checkpoint-hist E``, where E
 is its number of epochs, it still has the checkpoint of every epoch, and each of them is measured.
 
 For each unit, over the photos of a split: the mean of Scale; its standard deviation over the channels (of one photo)
 and over the photos (of one channel); the standard deviation of the logits within a row, for the first photo of each
-batch. Before training, BatchNorm uses the statistics of the batch, as in the first update. For the best checkpoint,
-also the share of photos whose prediction changes if every unit's Scale is replaced by its mean, and the parameters and
-MACs of the model with 1000 classes at 224 pixels.
+batch. Before training, BatchNorm uses the statistics of the batch, as in the first update. With
+``--batch-statistics``, it does so after training, too: after few updates, its running statistics are not yet those of
+its inputs. For the best checkpoint, also the share of photos whose prediction changes if every unit's Scale is replaced
+by its mean, and the parameters and MACs of the model with 1000 classes at 224 pixels.
 """
 
 import argparse
@@ -148,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of ResNeAt or one of its variants")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set that it was trained on")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="photos to use (default: validation)")
+    parser.add_argument(
+        "--batch-statistics", action="store_true", help="BatchNorm uses those of the batch; for a run of few updates"
+    )
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="default: results/scale.json")
     place.add_argument("--results", type=Path, metavar="DIR", help="folder of a comparison with the results of the run")
@@ -157,23 +162,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not output.parent.is_dir():
             option = "--results" if args.results else "--output"
             raise UserError(f"{option}: no folder {output.parent}; collect the run with benchmarks.compare first")
-        write_json(output, measure(args.run, args.data, args.split))
+        write_json(output, measure(args.run, args.data, args.split, args.batch_statistics))
     except UserError as error:
         print(f"scale.py: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
-    """The content of scale.json for one run."""
+def measure(folder: Path, data: Path, split: str, batch_statistics: bool = False) -> dict[str, object]:
+    """The content of scale.json for one run.
+
+    Args:
+        folder: The run.
+        data: Its data set.
+        split: The photos to use.
+        batch_statistics: Whether BatchNorm of the trained network uses the statistics of the batch.
+    """
     run = load_run(folder)
     trained = load_run_model(run)
     batches = [images for images, _ in photo_loader(run, data, split)[0]]
     torch.manual_seed(run.info["seed"])
     untrained = build_model(run.args)
-    rows, before = statistics_and_answers(trained, batches)
+    rows, before = statistics_and_answers(trained, batches, batch_statistics)
     with constant_scale(trained, rows):
-        changed = (answers(trained, batches) != before).double().mean()
+        changed = (answers(trained, batches, batch_statistics) != before).double().mean()
     files = folder.glob("checkpoint-*.pth.tar") if rows else ()  # with Scale = 1 there is nothing to follow
     checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
     best = checkpoint_epoch(run.checkpoint)
@@ -184,6 +196,7 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
         data_digest=run.info["data_digest"],
         split=split,
         photos=len(before),
+        batch_statistics=batch_statistics,
         params=count.params,
         macs=count.macs,
         macs_spent=count.macs_spent,
@@ -193,7 +206,9 @@ def measure(folder: Path, data: Path, split: str) -> dict[str, object]:
         epochs={
             str(epoch + 1): rows
             if epoch == best
-            else scale_statistics(load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches)
+            else scale_statistics(
+                load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches, batch_statistics
+            )
             for epoch in sorted(checkpoints)
         },
     )

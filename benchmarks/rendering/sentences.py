@@ -17,6 +17,10 @@ GROUPS = {
 
 
 CONSTANT = 0.01  # Scale is called constant if both deviations are below this in every unit
+BATCH_STATISTICS = (
+    " BatchNorm uses the statistics of the batch, because after so few updates its running statistics are not yet "
+    "those of its inputs."
+)
 DEVIATIONS = ("over_channels", "over_photos")
 
 
@@ -131,5 +135,5 @@ def scale_224_sentence(result: Mapping[str, Any]) -> str:
     return (
         f"At the paper's 224 pixels, the standard deviation of Scale in any unit is at most {before} before training, "
         f"and at most {after} after one epoch on the twelve landmarks ({result['photos']} {result['split']} photos)."
-        f"{_changed(result)}"
+        f"{_changed(result)}{BATCH_STATISTICS * bool(result.get('batch_statistics'))}"
     )

@@ -272,7 +272,9 @@ def test_scale_at_224_pixels_is_stated_by_its_largest_unit(tmp_path, monkeypatch
     text = report._scales({}).splitlines()[-1]
     assert "at most 0.0004 over the channels and 0.002 over the photos before training" in text
     assert "at most 0.05 over the channels and 0.04 over the photos after one epoch" in text
-    assert "(450 validation photos)" in text and "1.2 % of the predictions" in text
+    assert "(450 validation photos)" in text and text.endswith("1.2 % of the predictions.")
+    file.write_text(json.dumps(result | dict(photos=450, split="validation", changed=0.0, batch_statistics=True)))
+    assert "BatchNorm uses the statistics of the batch" in report._scales({})
     file.unlink()
     assert "224" not in report._scales({}) and report._scales({}).startswith("* **twelve landmarks**: ")
 

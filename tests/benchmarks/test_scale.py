@@ -110,6 +110,10 @@ def test_a_run_is_measured_with_all_its_checkpoints(tmp_path):
     assert all(row["over_channels"] > 1e-4 for row in found["trained"])
     assert (found["split"], found["photos"], found["params"]) == ("validation", 18, 16_226_600 + 16)
     assert 0 <= found["changed"] <= 1 and found["macs"] > found["macs_spent"] > 4e9
+    assert scale.main([*words, "--batch-statistics"]) == 0
+    by_batch = json.loads((results / "scale.json").read_text())
+    assert by_batch["batch_statistics"] is True and found["batch_statistics"] is False
+    assert by_batch["untrained"] == found["untrained"] and by_batch["trained"] != found["trained"]
     shutil.rmtree(results)
 
 
