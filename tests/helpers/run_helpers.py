@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from timm_landmark.data.layout import ClassRow, data_digest, write_rows
-from timm_landmark.hub.export import main as export
+from timm_landmark.hub.export import main
 from timm_landmark.utils.machine import machine_info
 
 TINY = {"layers": [1, 1, 1, 1]}  # resneat50 with one block per stage, a third of the size
@@ -84,8 +84,13 @@ def make_run(
     return path
 
 
+def export(run: Path, output: Path, *options: str) -> Path:
+    """Exports a run; returns the exported folder."""
+    assert main([str(run), "--output", str(output), *options]) == 0
+    return output
+
+
 def make_export(path: Path, *options: str, **run_options: object) -> Path:
     """Makes a run in ``path`` (see :func:`make_run`), exports it, and returns the exported folder."""
     run = make_run(path / "run", **run_options)
-    assert export([str(run), "--output", str(path / "f"), *options]) == 0
-    return path / "f"
+    return export(run, path / "f", *options)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from loopback_hub import TOKEN
-from run_helpers import make_export
+from run_helpers import TINY, export, make_export, make_run
 
 from timm_landmark import cli
 
@@ -13,6 +13,18 @@ from timm_landmark import cli
 def exported(tmp_path_factory):
     """An exported test_resnet with three classes; not to be changed."""
     return make_export(tmp_path_factory.mktemp("exported"), model="test_resnet")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run of a small ResNeAt; not to be changed."""
+    return make_run(tmp_path_factory.mktemp("run") / "first try", **TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run, tmp_path_factory):
+    """Its export; not to be changed."""
+    return export(tiny_run, tmp_path_factory.mktemp("export") / "f", "--name", "resneat50.my_landmarks")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
-from run_helpers import TINY, make_run
+from run_helpers import TINY, export, make_run
 from safetensors.torch import load_file, save_file
 
 from timm_landmark.data.check import SUMS, read_sums
@@ -24,19 +24,14 @@ from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import sha256_file
 
 
-def export(run, output, *options):
-    assert main([str(run), "--output", str(output), *options]) == 0
-    return output
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return tiny_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run") / "first try", **TINY)
-
-
-@pytest.fixture(scope="module")
-def folder(run, tmp_path_factory):
-    return export(run, tmp_path_factory.mktemp("export") / "f", "--name", "resneat50.my_landmarks")
+def folder(tiny_export):
+    return tiny_export
 
 
 def same(weights, other):

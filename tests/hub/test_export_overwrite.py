@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_helpers import make_run
+from run_helpers import export, make_run
 
 from timm_landmark.data.check import read_sums
 from timm_landmark.hub.config import read_config
@@ -29,11 +29,6 @@ with new_folder(Path(sys.argv[1]), True) as folder:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("overwrite") / "run", model="test_resnet")
-
-
-def export(run, output, *options):
-    assert main([str(run), "--output", str(output), *options]) == 0
-    return output
 
 
 def test_an_existing_folder_is_refused_or_replaced_whole(run, tmp_path):

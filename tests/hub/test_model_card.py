@@ -9,11 +9,10 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from PIL import Image
-from run_helpers import TINY, make_run
+from run_helpers import export, make_run
 from train_data import make_data
 
 from timm_landmark.data.layout import ClassRow, read_rows
-from timm_landmark.hub.export import main
 from timm_landmark.hub.exported import read_config
 from timm_landmark.hub.model_card import metrics, run_metrics
 from timm_landmark.runs.model import load_run, load_run_model
@@ -26,19 +25,14 @@ HOSTILE = (
 )
 
 
-def export(run, output, *options):
-    assert main([str(run), "--output", str(output), *options]) == 0
-    return output
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return tiny_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run") / "first try", **TINY)
-
-
-@pytest.fixture(scope="module")
-def folder(run, tmp_path_factory):
-    return export(run, tmp_path_factory.mktemp("export") / "f", "--name", "resneat50.my_landmarks")
+def folder(tiny_export):
+    return tiny_export
 
 
 def test_card_metadata_is_read_and_says_what_the_run_says(folder):

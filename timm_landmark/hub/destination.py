@@ -1,13 +1,13 @@
 """The folder that ``export`` writes: complete or not at all, and never in place of other files."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from timm_landmark.data.check import SUMS, read_sums
 from timm_landmark.utils.errors import UserError
+from timm_landmark.utils.files import temporary_folder
 from timm_landmark.utils.hub_files import CONFIG, VECTORS, WEIGHTS
 from timm_landmark.utils.text import printable
 
@@ -35,9 +35,7 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         check_replaceable(output)
     temporary = None
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
-        temporary.chmod(0o755)
+        temporary = temporary_folder(place)
         yield temporary
         if place.exists():
             place.rename(old)

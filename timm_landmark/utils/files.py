@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_folder(path: Path) -> Path:
+    """Creates a hidden folder beside ``path``, which is to be renamed to it, and the folders above if needed.
+
+    Raises:
+        OSError: If they cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    folder.chmod(0o755)  # mkdtemp's folders are readable by their owner only
+    return folder
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -8,7 +8,6 @@ other images.
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from timm_landmark.data.synthetic.forms_tall import KINDS
 from timm_landmark.data.synthetic.geometry import Model
 from timm_landmark.data.synthetic.scene import render, render_mask
 from timm_landmark.utils.errors import UserError
-from timm_landmark.utils.files import write_atomic, write_json
+from timm_landmark.utils.files import temporary_folder, write_atomic, write_json
 from timm_landmark.utils.parser import Parser
 from timm_landmark.utils.text import say
 
@@ -90,9 +89,7 @@ def synthesize(output: Path, classes: int, images: int, size: int = 256, seed: i
     parts = split_counts(images)
     work = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
-        work.chmod(0o755)
+        work = temporary_folder(output)
         folders = [folder_name(index, classes) for index in range(classes)]
         names = class_names(seed, classes)
         manifest: list[ManifestRow] = []
