@@ -6,7 +6,7 @@ from typing import Any
 
 from timm_landmark.data.card import rights
 from timm_landmark.data.layout import SPLITS, ClassRow
-from timm_landmark.runs.folder import best_epoch, read_summary
+from timm_landmark.runs.folder import read_summary
 from timm_landmark.runs.model import Run
 from timm_landmark.runs.thresholds import KEY, run_thresholds
 from timm_landmark.utils.errors import first_line
@@ -157,9 +157,8 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
     """Returns the run's evaluations of its best epoch, which is exported; the test split comes first."""
-    epoch = best_epoch(read_summary(run.path), run.args.get("eval_metric", "top1"))
     every = run.info.get("evaluation") or {}
-    found = [every[split] for split in SPLITS if split in every and every[split]["epoch"] == epoch]
+    found = [every[split] for split in SPLITS if split in every and every[split]["epoch"] == run.best_epoch]
     found = [
         {**each, "per_class": [{**row, "name": printable(row["name"])} for row in each["per_class"]]} for each in found
     ]
@@ -200,8 +199,7 @@ def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _validation(run: Run) -> str | None:
     rows = read_summary(run.path)
-    epoch = best_epoch(rows, run.args.get("eval_metric", "top1"))
-    value = next((row.get("eval_top1") for row in rows if row["epoch"] == epoch), None)
+    value = next((row.get("eval_top1") for row in rows if row["epoch"] == run.best_epoch), None)
     return None if value is None else f"{value:.2f}"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_landmark.data.address import Address, Place, place
 from timm_landmark.runs.checkpoints import best_checkpoint, load_model_weights
-from timm_landmark.runs.folder import ARGS, read_args, read_run_info
+from timm_landmark.runs.folder import ARGS, best_epoch, read_args, read_run_info, read_summary
 from timm_landmark.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class Run:
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of ``checkpoint``, which is the best on validation by ``--eval-metric``."""
+        return best_epoch(read_summary(self.path), self.args.get("eval_metric", "top1"))
 
 
 def load_run(path: Path) -> Run:
