@@ -6,9 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +20,10 @@ from train_data import make_data
 from timm_landmark.cli import main as cli
 from timm_landmark.data.images import resize
 from timm_landmark.data.layout import ClassRow, read_rows, write_rows
-from timm_landmark.inference import photos as photos_module
 from timm_landmark.inference.namer import load_namer, name_photos
-from timm_landmark.inference.photos import Photo, find_photos, read_photo, read_photos, squashed, true_class
+from timm_landmark.inference.photos import find_photos, read_photo, squashed, true_class
 from timm_landmark.inference.rendering import CSV_COLUMNS
 from timm_landmark.runs.model import load_run, load_run_model
-from timm_landmark.utils.device import default_device
 
 HOSTILE = "\x1b[31mRed\x07 \u202egnirts</script><b>&"
 
@@ -241,40 +236,6 @@ def test_a_name_that_is_not_utf_8_is_written_out(data, run, tmp_path, capsys):
         assert "caf\\xe9.jpg" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-MEMORY = """
-import sys, timm, timm_landmark
-from pathlib import Path
-from timm_landmark.inference.photos import find_photos
-from timm_landmark.inference.answers import Label
-from timm_landmark.inference.namer import Namer, name_photos
-
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-transform = timm.data.create_transform((3, 64, 64), is_training=False)
-model = timm.create_model("test_resnet", num_classes=2).eval()
-namer = Namer(model, (Label("0", "a"), Label("1", "b")), transform, "RGB", 256, "model")
-photos = find_photos([Path(sys.argv[1])])
-peaks = []
-for some in (photos[:4], photos):
-    assert len(list(name_photos(namer, some, batch_size=32, workers=2, thumbnails=True))) == len(some)
-    peaks.append(peak())
-print(peaks[1] - peaks[0])
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_memory_does_not_depend_on_the_size_of_square_photos(tmp_path):
-    """Forty of 12 MB each, decoded two at a time; once, all of them were kept until their batch was complete."""
-    Image.new("RGB", (2000, 2000), "teal").save(tmp_path / "0.jpg")
-    for number in range(1, 40):
-        (tmp_path / f"{number}.jpg").hardlink_to(tmp_path / "0.jpg")
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 60_000, "kB beyond the peak over four photos"
-
-
 def test_truth_is_known_in_a_prepared_split_only(data, namer, tmp_path):
     first = next(iter(sorted((data / "test" / "0002").iterdir())))
     assert true_class(first).name == "Class 2"
@@ -291,26 +252,6 @@ def test_truth_is_known_in_a_prepared_split_only(data, namer, tmp_path):
         *("Elsewhere", "Class 1", "Class 2"),
     ]
     assert [answer.known for answer in answers] == [True, True, False, True, True]
-
-
-def test_memory_is_bounded_and_order_kept(monkeypatch, tmp_path):
-    """However slowly the answers are consumed, no more than the look-ahead is decoded."""
-    lock, decoded = threading.Lock(), []
-
-    def slow(path, transform, thumbnail):
-        time.sleep(0.002 if int(path.name) % 3 else 0.01)
-        with lock:
-            decoded.append(path)
-        return Photo(path)
-
-    monkeypatch.setattr(photos_module, "read_photo", slow)
-    paths = [tmp_path / str(number) for number in range(60)]
-    taken = []
-    for photo in read_photos(paths, squashed, 0, workers=4, ahead=8):
-        taken.append(photo.path)
-        time.sleep(0.003)
-        assert len(decoded) - len(taken) <= 8
-    assert taken == paths
 
 
 @pytest.mark.parametrize(
@@ -362,16 +303,6 @@ def test_grey_models_get_grey_photos(data, tmp_path):
     namer = load_namer(str(run), "cpu")
     assert namer.mode == "L"
     assert len(list(name_photos(namer, find_photos([data / "test"])))) == 18
-
-
-def test_the_best_device_at_hand(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert default_device() == "cuda"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert default_device() == "mps"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert default_device() == "cpu"
 
 
 @pytest.mark.full
