@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.comparison.sets import Comparison, claims
 from benchmarks.comparison.verdicts import seeds_compared
+from benchmarks.rendering.set_tables import attention
 from benchmarks.rendering.tables import span
 
 # The most specific first: every verdict begins with one of these.
@@ -25,7 +26,7 @@ DEVIATIONS = ("over_channels", "over_photos")
 
 
 def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparison | None, title: str) -> str:
-    """The paper's claims by verdict as a short Markdown list, and what the verdicts rest on.
+    """The paper's claims by verdict as a short Markdown list, the attention's share, and what the verdicts rest on.
 
     Args:
         verdicts: Verdicts on all claims, by number.
@@ -42,6 +43,8 @@ def verdict_summary(verdicts: Mapping[int, claims.Verdict], comparison: Comparis
         detail = f"{'only for ' * (start == claims.HOLDS_ONLY)}{detail}".replace(" (one seed)", "")
         grouped[GROUPS[start]].append(f"*{claim.text}* ({': '.join(filter(None, (str(claim.number), detail)))})")
     lines = [f"* **{name}**: {'; '.join(members)}." for name, members in grouped.items() if members]
+    if comparison and (measured := attention(comparison)):
+        lines.append(f"* **The attention itself**: {measured[0].lower()}{measured[1:]}")
     return "\n".join([*lines, f"* {_basis(comparison, title)}"])
 
 

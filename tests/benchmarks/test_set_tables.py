@@ -100,12 +100,8 @@ def ablated(tmp_path):
     """Test top-1: paper's unit 50 %, cosine 60, Scale = 1 55, dense 70; on validation only dense beats Scale = 1."""
     top1 = {"resneat50": 0.5, "resnext50_32x4d": 0.62, "resneat50_cosine": 0.6, "resneat50_scale1": 0.55}
     folder = make_comparison(tmp_path / "c", top1 | {"resneat50_dense": 0.7}, n=400, seeds=(0, 1, 2))
-    for model, value in (
-        ("resneat50", 40),
-        ("resneat50_cosine", 58),
-        ("resneat50_scale1", 60),
-        ("resneat50_dense", 70),
-    ):
+    values = {"resneat50": 40, "resneat50_cosine": 58, "resneat50_scale1": 60, "resneat50_dense": 70}
+    for model, value in values.items():
         set_curve(folder / f"{model}-s0", [90, value - 1, value, value + 1])
     return folder
 
@@ -176,11 +172,7 @@ def test_tables_of_variants(ablated):
         (0.50, 0.02, "lowers the accuracy: -5.0 ["),
         (0.55, 0.02, "contributes nothing that can be measured: +0.0 ["),
         (0.55, 0.009, "is inert and contributes nothing that can be measured: +0.0 ["),
-        (
-            None,
-            0.0,
-            "may raise or lower the accuracy; this is not decidable here: ",
-        ),  # 3 % won and lost
+        (None, 0.0, "may raise or lower the accuracy; this is not decidable here: "),  # 3 % won and lost
     ],
 )
 def test_what_the_attention_contributes(tmp_path, with_attention, changed, said):
@@ -193,14 +185,21 @@ def test_what_the_attention_contributes(tmp_path, with_attention, changed, said)
         for index in (*range(1, 13), *range(301, 313)):
             rows[index][1] = "2" if rows[index][1] == "1" else "1"
         path.write_text("\n".join(map(",".join, rows)) + "\n")
-    text = set_tables.attention(comparison.load(folder))
+    runs = comparison.load(folder)
+    text = set_tables.attention(runs)
     assert f"With seed 0, the paper's attention {said}" in text
+    verdicts = {claim.number: claims.Verdict(claims.HOLDS, "") for claim in claims.CLAIMS}
+    summary = verdict_summary(verdicts, runs, "c")
+    assert f"\n* **The attention itself**: with seed 0, the paper's attention {said}" in summary
     assert "relative to ResNeXt, it has -5.0 [" in text and text.endswith("n = 400.")
 
 
 def test_nothing_is_said_of_the_attention_without_scale_1(tmp_path):
     folder = make_comparison(tmp_path / "c", {"resneat50": 0.5, "resneat50_mean": 0.5, "resnext50_32x4d": 0.6})
-    assert set_tables.attention(comparison.load(folder)) == ""
+    runs = comparison.load(folder)
+    assert set_tables.attention(runs) == ""
+    verdicts = {claim.number: claims.Verdict(claims.HOLDS, "") for claim in claims.CLAIMS}
+    assert "The attention itself" not in verdict_summary(verdicts, runs, "c")
 
 
 def test_figure_of_scale(ablated):
