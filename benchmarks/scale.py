@@ -36,7 +36,7 @@ from timm_landmark.data.layout import SPLITS
 from timm_landmark.inference.split_predictions import photo_loader
 from timm_landmark.layers import ChannelAttention2d, attention_scale
 from timm_landmark.runs.checkpoints import checkpoint_epoch
-from timm_landmark.runs.model import build_model, load_run, load_run_model
+from timm_landmark.runs.model import Run, build_model, load_run, load_run_model
 from timm_landmark.utils.errors import UserError
 from timm_landmark.utils.files import write_json
 
@@ -180,37 +180,45 @@ def measure(folder: Path, data: Path, split: str, batch_statistics: bool = False
     """
     run = load_run(folder)
     trained = load_run_model(run)
-    batches = [images for images, _ in photo_loader(run, data, split)[0]]
+    loader, photos = photo_loader(run, data, split)
+    count = count_model(run.model)
+    about = dict(
+        model=run.model,
+        run=folder.name,
+        data_digest=run.info["data_digest"],
+        split=split,
+        photos=len(photos),
+        batch_statistics=batch_statistics,
+        params=count.params,
+        macs=count.macs,
+        macs_spent=count.macs_spent,
+    )
+    if not attention_units(trained):  # Scale = 1
+        return about | dict(changed=0.0, untrained=[], trained=[], epochs={})
+    return about | _measured(run, trained, [images for images, _ in loader], batch_statistics)
+
+
+def _measured(run: Run, trained: nn.Module, batches: list[torch.Tensor], batch_statistics: bool) -> dict[str, object]:
+    """Scale before training, after it, and after each epoch whose checkpoint was kept."""
     torch.manual_seed(run.info["seed"])
     untrained = build_model(run.args)
     rows, before = statistics_and_answers(trained, batches, batch_statistics)
     with constant_scale(trained, rows):
         changed = (answers(trained, batches, batch_statistics) != before).double().mean()
-    files = folder.glob("checkpoint-*.pth.tar") if rows else ()  # with Scale = 1 there is nothing to follow
+    files = run.path.glob("checkpoint-*.pth.tar")
     checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
-    best = checkpoint_epoch(run.checkpoint)
-    count = count_model(run.model)
+
+    def of_epoch(epoch: int) -> Rows:
+        if epoch == run.best_epoch:
+            return rows
+        net = load_run_model(replace(run, checkpoint=checkpoints[epoch]))
+        return scale_statistics(net, batches, batch_statistics)
+
     return dict(
-        model=run.model,
-        run=folder.name,
-        data_digest=run.info["data_digest"],
-        split=split,
-        photos=len(before),
-        batch_statistics=batch_statistics,
-        params=count.params,
-        macs=count.macs,
-        macs_spent=count.macs_spent,
         changed=float(changed),
         untrained=scale_statistics(untrained, batches, training=True),
         trained=rows,
-        epochs={
-            str(epoch + 1): rows
-            if epoch == best
-            else scale_statistics(
-                load_run_model(replace(run, checkpoint=checkpoints[epoch])), batches, batch_statistics
-            )
-            for epoch in sorted(checkpoints)
-        },
+        epochs={str(epoch + 1): of_epoch(epoch) for epoch in sorted(checkpoints)},
     )
 
 
