@@ -123,7 +123,7 @@ def attention(comparison: Comparison) -> str:
 def _contribution(interval: Interval, changed: float | None) -> str:
     """What the difference to Scale = 1 and the share of changed predictions allow to say."""
     if sign := above(interval):
-        return "raises the accuracy" if sign > 0 else "lowers the accuracy"
+        return f"comes with a {'higher' if sign > 0 else 'lower'} accuracy"
     if within(interval) <= 0:
         return "may raise or lower the accuracy; this is not decidable here"
     inert = changed is not None and changed < INERT

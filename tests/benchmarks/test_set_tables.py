@@ -168,8 +168,8 @@ def test_tables_of_variants(ablated):
 @pytest.mark.parametrize(
     ("with_attention", "changed", "said"),
     [
-        (0.60, 0.02, "raises the accuracy: +5.0 ["),
-        (0.50, 0.02, "lowers the accuracy: -5.0 ["),
+        (0.60, 0.02, "comes with a higher accuracy: +5.0 ["),
+        (0.50, 0.02, "comes with a lower accuracy: -5.0 ["),
         (0.55, 0.02, "contributes nothing that can be measured: +0.0 ["),
         (0.55, 0.009, "is inert and contributes nothing that can be measured: +0.0 ["),
         (None, 0.0, "may raise or lower the accuracy; this is not decidable here: "),  # 3 % won and lost
