@@ -39,7 +39,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         for axes in (loss, top1):
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        loss.legend(frameon=False)
+        top1.legend(frameon=False, loc="lower right", fontsize=8.5)
         figure.suptitle(f"{figure_title(models)} ({_what(comparison, models)})", fontsize=11)
         written.append(_save(figure, folder / f"{name}.png"))
     if runs := measured(comparison):
@@ -87,10 +87,12 @@ def _curves(axes: Axes, comparison: Comparison, model: str, column: str, colour:
     length = min(map(len, curves))
     seeds = list(zip(*(curve[:length] for curve in curves), strict=True))
     epochs = range(1, length + 1)
+    label = f"{shown} ({model})"
     if len(curves) > 1:
         axes.fill_between(epochs, list(map(min, seeds)), list(map(max, seeds)), color=colour, alpha=0.2, linewidth=0)
+        label += f", {len(curves)} seeds"
     mean = [sum(values) / len(values) for values in seeds]
-    axes.plot(epochs, mean, dashes, color=colour, linewidth=2, markersize=4, label=f"{shown} ({model})")
+    axes.plot(epochs, mean, dashes, color=colour, linewidth=2, markersize=4, label=label)
 
 
 def _what(comparison: Comparison, models: list[str]) -> str:

@@ -90,6 +90,7 @@ def test_figures_are_the_same_bytes_for_the_same_runs(tmp_path):
     draw(runs, tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    assert (tmp_path / "a" / "figure-10.svg").read_text().count(", 2 seeds -->") == 3  # in the legend
 
 
 def test_blocks_are_replaced_between_their_marks_only():
