@@ -115,8 +115,8 @@ def attention(comparison: Comparison) -> str:
     changed = next((run.scale["changed"] for run in comparison.runs[AT] if run.seed == 0 and run.scale), None)
     return (
         f"With seed 0, the paper's attention {_contribution(gain.runs, changed)}: {signed(gain)} points of test top-1 "
-        "relative to the same network with Scale = 1. That network is ResNeXt with a grouped last 1x1 in each block; "
-        f"relative to ResNeXt, it has {signed(groups)} points. n = {gain.n}.{_scatter(comparison)}"
+        "relative to the same network without it (Scale = 1). That network is ResNeXt with a grouped last "
+        f"1x1 in each block; relative to ResNeXt, it has {signed(groups)} points. n = {gain.n}.{_scatter(comparison)}"
     )
 
 

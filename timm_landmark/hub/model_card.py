@@ -198,8 +198,8 @@ def _result(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validation(run: Run) -> str | None:
-    rows = read_summary(run.path)
-    value = next((row.get("eval_top1") for row in rows if row["epoch"] == run.best_epoch), None)
+    epoch = run.best_epoch
+    value = next((row.get("eval_top1") for row in read_summary(run.path) if row["epoch"] == epoch), None)
     return None if value is None else f"{value:.2f}"
 
 
