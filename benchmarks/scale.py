@@ -207,9 +207,10 @@ def _measured(run: Run, trained: nn.Module, batches: list[torch.Tensor], batch_s
         changed = (answers(trained, batches, batch_statistics) != before).double().mean()
     files = run.path.glob("checkpoint-*.pth.tar")
     checkpoints = {epoch: file for file in files if (epoch := checkpoint_epoch(file)) is not None}
+    best = run.best_epoch
 
     def of_epoch(epoch: int) -> Rows:
-        if epoch == run.best_epoch:
+        if epoch == best:
             return rows
         net = load_run_model(replace(run, checkpoint=checkpoints[epoch]))
         return scale_statistics(net, batches, batch_statistics)

@@ -157,8 +157,8 @@ def _metadata(run: Run, name: str, licence: str, data: dict[str, Any]) -> str:
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
     """Returns the run's evaluations of its best epoch, which is exported; the test split comes first."""
-    every = run.info.get("evaluation") or {}
-    found = [every[split] for split in SPLITS if split in every and every[split]["epoch"] == run.best_epoch]
+    epoch, every = run.best_epoch, run.info.get("evaluation") or {}
+    found = [every[split] for split in SPLITS if split in every and every[split]["epoch"] == epoch]
     found = [
         {**each, "per_class": [{**row, "name": printable(row["name"])} for row in each["per_class"]]} for each in found
     ]
