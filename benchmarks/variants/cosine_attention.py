@@ -28,10 +28,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from timm_landmark.layers import ChannelAttention2d, choose_path
+from timm_landmark.layers.attention_path import is_forced
 
 START = 20.0
 LIMIT = 50.0  # 2048 * exp(50) = 1e25, and exp(-50) = 2e-22
-BLOCK_ELEMENTS = 2**21  # logits per block: 8 MB, which stay in cache from the product to the last pass
+BLOCK_ELEMENTS = 2**19  # logits per block: 2 MB, which stay in cache from the product to the last pass
+SMALL_MAP = 64  # positions up to which Q and K beat x x^T: more multiply-adds, but fewer and larger products
 EPSILON = 1e-24  # lower bound of squared norms: a row of zeros stays zero
 
 Tensors = tuple[torch.Tensor, ...]
@@ -145,13 +147,13 @@ class _Attend(torch.autograd.Function):
         o, lse = torch.empty_like(v), torch.empty_like(v)
         for images in _images(*v.shape, path=path):
             a, b = _factors(base[images], wq, wk, temperature, path)
-            v_n = v[images, None, None]
+            v_and_one = torch.stack((v[images], torch.ones_like(v[images])), 1).unsqueeze(1)  # (n, 1, 2, ch)
             o_n, lse_n = (t[images].view(a.shape[:3]) for t in (o, lse))
             for part, row in _blocks(a, v.shape[1]):
                 e = (a[:, part, row] @ b[:, part]).exp2_()
-                total = e.sum(3)
-                o_n[:, part, row] = e.mul_(v_n).sum(3).div_(total)
-                lse_n[:, part, row] = total.log2_()
+                weighted, total = (v_and_one @ e.transpose(2, 3)).unbind(2)  # both sums in one pass over the block
+                o_n[:, part, row] = weighted / total
+                lse_n[:, part, row] = total.log2()
         return o, lse, gram
 
     @staticmethod
@@ -178,15 +180,18 @@ class _Attend(torch.autograd.Function):
             v_n = v[images, None, None]
             o_n, lse_n, do_n = (t[images].reshape(*a.shape[:3], 1) for t in (o, lse, do))
             da, db = torch.empty_like(a), b.new_zeros(b.shape)  # contiguous, which b is not
+            # log2 P = a b - lse in one product: lse is one more column of a, for a row of ones below b
+            a_lse, b_one = torch.cat((a, -lse_n), 3), torch.cat((b, torch.ones_like(b[:, :, :1])), 2)
+            do_row = do_n.transpose(2, 3)
+            a_do = a * do_n * math.log(2)  # the logits are to base two
             for part, row in _blocks(a, v.shape[1]):
-                a_block, b_block, do_block = a[:, part, row], b[:, part], do_n[:, part, row]
-                p = (a_block @ b_block).sub_(lse_n[:, part, row]).exp2_()
-                dv[images] += (p * do_block).sum((1, 2))
+                p = (a_lse[:, part, row] @ b_one[:, part]).exp2_()
+                dv[images] += (do_row[:, part, :, row] @ p).sum((1, 2))
                 d_logits = p.mul_(v_n - o_n[:, part, row])  # dA without the factor do_i of the row
-                do_block = do_block * math.log(2)  # the logits are to base two
                 # da^T = b dA^T: a product with a short first factor is faster than one with a narrow second factor
-                da[:, part, row] = (b_block @ d_logits.transpose(2, 3)).transpose(2, 3) * do_block
-                db[:, part] += (a_block * do_block).transpose(2, 3) @ d_logits
+                da[:, part, row] = (b[:, part] @ d_logits.transpose(2, 3)).transpose(2, 3)
+                db[:, part] += a_do[:, part, row].transpose(2, 3) @ d_logits
+            da *= do_n * math.log(2)
             dbase[images], *shares = torch.autograd.grad(factors, inputs, (da, db))
             for total, share in zip(shared, shares, strict=True):
                 total += share
@@ -218,6 +223,8 @@ class CosineAttention2d(ChannelAttention2d):
         """Scale (B, ch); tracing and ``force_path("plain")`` use the reference."""
         weights = (self.query.weight, self.key.weight, self.value.weight)
         path = choose_path(x.shape[1], weights[0].shape[0], self.groups, *x.shape[2:])
+        if path == "gram" and x.shape[2] * x.shape[3] <= SMALL_MAP and not is_forced("gram"):
+            path = "product"
         tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
         if tracing or path == "plain":
             return cosine_scale_reference(x, *weights, self.temperature(), self.groups)
