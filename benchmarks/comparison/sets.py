@@ -65,6 +65,11 @@ class FinishedRun:
         """Whether the true class is among the first ``k`` predictions, for each image."""
         return [0 < self.ranks[image] <= k for image in images]
 
+    @property
+    def cpu(self) -> str:
+        """The processor of the machine that trained it."""
+        return self.info["machine"]["cpu"]
+
     def curve(self, column: str) -> list[float]:
         """One column of ``summary.csv``."""
         return [row[column] for row in self.epochs]

@@ -150,10 +150,15 @@ def _variants_table(comparison: Comparison) -> str:
         row.append(interval_text(accuracy(runs[:1], comparison.test_images, 1)))
         row += [_of_each(runs, comparison.test_images)] * _several(trained)
         rows.append([*row, *_spread(runs[0])])
+    machines: dict[str, list[str]] = {}
+    for model, runs in trained.items():
+        machines.setdefault(runs[0].cpu, []).append(VARIANTS[model][0])
+    where = ", ".join(f"{cpu} ({', '.join(numbers)})" for cpu, numbers in machines.items())
     return (
-        f"{markdown(header, rows, left=2)}\n\nFirst seed of each. Parameters and MACs (plain path) with 1000 classes "
-        "at 224 pixels. Standard deviations of Scale and of the logits within a row: smallest and largest of the "
-        "units, before > after training. Predictions changed: by replacing every unit's Scale with its mean."
+        f"{markdown(header, rows, left=2)}\n\nFirst seed of each, trained on {where}. Parameters and MACs (plain "
+        "path) with 1000 classes at 224 pixels. Standard deviations of Scale and of the logits within a row: smallest "
+        "and largest of the units, before > after training. Predictions changed: by replacing every unit's Scale with "
+        "its mean."
     )
 
 

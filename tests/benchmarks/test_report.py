@@ -40,7 +40,7 @@ def test_report_of_a_comparison(tmp_path):
     assert "| 80.9 |" in row and "| 86.0 |" in row  # the paper's top-1 and top-5
     assert "10 classes; 30 training, 20 validation and 100 test images" in text
     assert "guessing the largest class gives 10.0 %" in text
-    assert "Trained with stand-in (timm 1.0)" in text and "Not trained" not in text
+    assert "Trained with stand-in (timm 1.0) on A CPU. " in text and "Not trained" not in text
     for name in ("figure-10", "figure-11"):
         assert (tmp_path / "out" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / "out" / "figures" / f"{name}.svg").read_text()

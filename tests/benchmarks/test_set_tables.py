@@ -1,6 +1,7 @@
 """Several comparisons side by side, and the variants of the attention unit: tables, choice, confirmation, figures."""
 
 import csv
+import json
 import re
 import shutil
 
@@ -113,6 +114,15 @@ def test_the_choice_is_made_on_validation_with_seed_0(ablated):
     assert scale1 in ablation_tables(comparison.load(ablated))
     set_curve(ablated / "resneat50_cosine-s0", [0, 62, 62, 62])
     assert "of 2, 5: 5, cosine attention (`resneat50_cosine`)." in ablation_tables(comparison.load(ablated))
+
+
+def test_tables_say_on_which_machine_each_run_was_trained(ablated):
+    file = ablated / "resneat50_cosine-s0" / "run.json"
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps(info | {"machine": {"cpu": "Another"}}))
+    runs = comparison.load(ablated)
+    assert "First seed of each, trained on A CPU (1, 2, 6), Another (5). " in ablation_tables(runs)
+    assert " on A CPU. " in report.table_3(runs, {"models": {}}), "the table of the networks shows no variant"
 
 
 def test_the_choice_is_final_when_all_that_may_be_chosen_are_in(tmp_path):

@@ -64,6 +64,7 @@ def make_run(folder, model, seed, fraction, n, epochs):
         "finished": True,
         "rate_rule": "paper",
         "trainer": {"kind": "stand-in", "timm": "1.0"},
+        "machine": {"cpu": "A CPU"},
         "wall_seconds": 60.0,
         "evaluation": {
             "test": {"top1": share(right, n), "top5": share(sum(0 < rank <= 5 for rank in ranks), n)},
