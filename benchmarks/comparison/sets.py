@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,12 @@ class FinishedRun:
     def cpu(self) -> str:
         """The processor of the machine that trained it."""
         return self.info["machine"]["cpu"]
+
+    @property
+    def halvings(self) -> list[int]:
+        """The epochs, from 1, that began with a lower learning rate than the epoch before."""
+        rates = self.curve("lr")
+        return [epoch for epoch, (before, rate) in enumerate(pairwise(rates), start=2) if rate < before]
 
     def curve(self, column: str) -> list[float]:
         """One column of ``summary.csv``."""

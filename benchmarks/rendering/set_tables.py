@@ -50,8 +50,24 @@ def sets_table(comparisons: Mapping[str, Comparison]) -> str:
             row.append(interval_text(accuracy(shown, images, 1)) if shown else "")
             row += [_of_each(comparison.runs.get(model, []), images)] * _several(comparison.networks)
         rows.append(row)
-    notes = "\n".join(f"* **{title}**: {limits(comparison)}" for title, comparison in comparisons.items())
+    notes = "\n".join(f"* **{title}**: {limits(each)}{_halvings(each.networks)}" for title, each in comparisons.items())
     return f"{markdown(header, rows)}\n\n{notes}"
+
+
+def _halvings(networks: Mapping[str, Sequence[FinishedRun]]) -> str:
+    """When the paper's rule halved the learning rate of each run; empty if the runs used other rules."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for model, runs in networks.items():
+        for run in runs:
+            if run.info["rate_rule"] != "paper":
+                return ""
+            found.setdefault(tuple(run.halvings), []).append(f"`{model}` (seed {run.seed})")
+    text = "; ".join(f"{_epochs(epochs)} for {', '.join(found[epochs])}" for epochs in sorted(found))
+    return f" The paper's rule halved the learning rate before these epochs: {text}."
+
+
+def _epochs(epochs: Sequence[int]) -> str:
+    return ", ".join(map(str, epochs)) or "none"
 
 
 def _several(runs: Mapping[str, Sequence[FinishedRun]]) -> bool:
@@ -117,6 +133,7 @@ def attention(comparison: Comparison) -> str:
         f"With seed 0, the paper's attention {_contribution(gain.runs, changed)}: {signed(gain)} points of test top-1 "
         "relative to the same network without it (Scale = 1). That network is ResNeXt with a grouped last "
         f"1x1 in each block; relative to ResNeXt, it has {signed(groups)} points. n = {gain.n}.{_scatter(comparison)}"
+        f"{_won_back(comparison)}"
     )
 
 
@@ -128,6 +145,20 @@ def _contribution(interval: Interval, changed: float | None) -> str:
         return "may raise or lower the accuracy; this is not decidable here"
     inert = changed is not None and changed < INERT
     return f"{'is inert and ' * inert}contributes nothing that can be measured"
+
+
+def _won_back(comparison: Comparison) -> str:
+    """Which variants are not less accurate than ResNeXt, with seed 0; empty if fewer than two were trained."""
+    able = [model for model in choices(comparison) if 0 in comparison.seeds(model, XT)]
+    if len(able) < 2:
+        return ""
+    behind = {model: difference(comparison, model, XT, seeds=[0]) for model in able}
+    names = {model: what for model, (_, what) in VARIANTS.items()}
+    if equal := [names[model] for model, d in behind.items() if above(d.runs) >= 0]:
+        return f" Not less accurate than ResNeXt, within the interval: {', '.join(equal)}."
+    closest = max(able, key=lambda model: behind[model].estimate)
+    trained = "; ".join(names[model] for model in able)
+    return f" No variant trained so far ({trained}) is as accurate as ResNeXt; the closest is {names[closest]}."
 
 
 def _scatter(comparison: Comparison) -> str:
@@ -142,14 +173,14 @@ def _variants_table(comparison: Comparison) -> str:
     trained = {model: comparison.runs[model] for model in variants(comparison)}
     header = ["", "unit", "params M", "MACs G", "validation, last 3 epochs", "top-1 [95 %]"]
     header += ["each seed"] * _several(trained)
-    header += ["Scale over channels", "over photos", "logits", "predictions changed"]
+    header += ["rate halved before epoch", "Scale over channels", "over photos", "logits", "predictions changed"]
     rows = []
     for model, runs in trained.items():
         number, what = VARIANTS[model]
         row = [number, f"{what} (`{model}`)", *_cost(runs[0]), f"{choice(runs[0]):.1f}"]
         row.append(interval_text(accuracy(runs[:1], comparison.test_images, 1)))
         row += [_of_each(runs, comparison.test_images)] * _several(trained)
-        rows.append([*row, *_spread(runs[0])])
+        rows.append([*row, _epochs(runs[0].halvings), *_spread(runs[0])])
     machines: dict[str, list[str]] = {}
     for model, runs in trained.items():
         machines.setdefault(runs[0].cpu, []).append(VARIANTS[model][0])
@@ -182,8 +213,12 @@ def _contrasts_table(comparison: Comparison) -> str:
         for contrast in contrasts:
             model, other = (NAMES[number] for number in contrast.split(" - "))
             if 0 in comparison.seeds(model, other):
-                rows.append([what, contrast, signed(difference(comparison, model, other, seeds=[0]))])
+                one, two = (next(run for run in comparison.runs[name] if run.seed == 0) for name in (model, other))
+                mark = " †" * (one.halvings != two.halvings)
+                rows.append([what, contrast + mark, signed(difference(comparison, model, other, seeds=[0]))])
     note = f"Test top-1, seed 0, n = {len(comparison.test_images)}; descriptive only, not used for the choice."
+    if any("†" in contrast for _, contrast, _ in rows):
+        note += " †: the learning rate was halved before other epochs, which may explain part of the difference."
     return f"{markdown(['', 'variants', 'points [95 %, these runs]'], rows, left=2)}\n\n{note}"
 
 

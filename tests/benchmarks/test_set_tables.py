@@ -31,12 +31,12 @@ def cells(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def set_curve(run, top1):
-    """Replaces a run's validation top-1, epoch by epoch."""
+def set_curve(run, values, column="eval_top1"):
+    """Replaces a column of a run's summary, epoch by epoch; by default validation top-1."""
     with open(run / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, value in zip(rows, top1, strict=True):
-        row["eval_top1"] = str(value)
+    for row, value in zip(rows, values, strict=True):
+        row[column] = str(value)
     write_csv(run / "summary.csv", rows[0].keys(), [row.values() for row in rows])
 
 
@@ -125,6 +125,37 @@ def test_tables_say_on_which_machine_each_run_was_trained(ablated):
     assert " on A CPU. " in report.table_3(runs, {"models": {}}), "the table of the networks shows no variant"
 
 
+def test_contrasts_of_runs_with_other_learning_rates_are_marked(ablated):
+    text = ablation_tables(comparison.load(ablated))
+    assert "†" not in text and cells(text, "| 5 |")[7] == "none"
+    set_curve(ablated / "resneat50_cosine-s0", [5e-4, 2.5e-4, 2.5e-4, 1.25e-4], "lr")
+    set_curve(ablated / "resneat50_cosine-s1", [5e-4, 5e-4, 5e-4, 2.5e-4], "lr")
+    text = ablation_tables(comparison.load(ablated))
+    assert cells(text, "| 5 |")[7] == "2, 4"
+    assert cells(text, "| cosine attention instead of none")[1] == "5 - 2 †" and " †: the learning rate" in text
+    assert cells(text, "| gain from the paper's attention")[1] == "1 - 2"
+
+
+def test_sets_say_when_each_run_was_halved(tmp_path):
+    folder = make_comparison(tmp_path / "c", {"resnet50": [0.5, 0.6], "seresnet50": 0.5}, seeds=(0, 1))
+    set_curve(folder / "resnet50-s1", [5e-4, 5e-4, 2.5e-4, 2.5e-4], "lr")
+    text = set_tables.sets_table({"c": comparison.load(folder)})
+    none = "none for `resnet50` (seed 0), `seresnet50` (seed 0), `seresnet50` (seed 1)"
+    assert f"before these epochs: {none}; 3 for `resnet50` (seed 1)." in text
+    file = folder / "resnet50-s0" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rate_rule": "schedule"}))
+    assert "halved" not in set_tables.sets_table({"c": comparison.load(folder)})
+
+
+def test_what_the_docs_say_about_halving_the_learning_rate():
+    runs = comparison.load(comparison.RESULTS / "ten").runs
+    for run in (run for each in runs.values() for run in each):
+        top1 = run.curve("eval_top1")
+        assert all(top1[epoch - 1] > max(top1[: epoch - 1]) for epoch in run.halvings)
+    alike = ["resneat50", "resnext50_32x4d", *(set_tables.NAMES[number] for number in "257")]
+    assert {tuple(runs[model][0].halvings) for model in alike} == {(5, 9)}
+
+
 def test_the_choice_is_final_when_all_that_may_be_chosen_are_in(tmp_path):
     models = [model for model in VARIANTS if model != set_tables.DENSE]
     text = ablation_tables(comparison.load(make_comparison(tmp_path / "c", dict.fromkeys(models, 0.5))))
@@ -168,8 +199,8 @@ def test_tables_of_variants(ablated):
     row = cells(text, "| 5 |")
     assert row[1:4] == ["cosine attention (`resneat50_cosine`)", "1.50", "2.50"]
     assert row[4] == "58.0" and row[5].startswith("60.0 [")
-    assert row[7:] == ["0.01..0.01 > 0.05..0.05", "0.02..0.02 > 0.1..0.1", "0.5..0.5 > 0.5..0.5", "25.0 %"]
-    assert cells(text, "| 2 |")[7:] == [""] * 4
+    assert row[8:] == ["0.01..0.01 > 0.05..0.05", "0.02..0.02 > 0.1..0.1", "0.5..0.5 > 0.5..0.5", "25.0 %"]
+    assert cells(text, "| 2 |")[8:] == [""] * 4
     assert cells(text, "| gain from the paper's attention |")[1:] == ["1 - 2", "-5.0 [-7.2, -3.0]"]
     assert cells(text, "| cost of the groups in the last 1x1 |")[2].startswith("+20.0 [")
     assert "9 - 5" not in text  # not trained
@@ -202,6 +233,16 @@ def test_what_the_attention_contributes(tmp_path, with_attention, changed, said)
     summary = verdict_summary(verdicts, runs, "c")
     assert f"\n* **The attention itself**: with seed 0, the paper's attention {said}" in summary
     assert "relative to ResNeXt, it has -5.0 [" in text and text.endswith("n = 400.")
+
+
+def test_which_variant_wins_the_lost_points_back(ablated):
+    """Cosine attention has 60 %, ResNeXt 62, in the same photos: 2 points of 400 photos are decidably fewer."""
+    text = set_tables.attention(comparison.load(ablated))
+    trained = "Scale = 1; cosine attention"  # the dense last 1x1 has more parameters
+    assert f" No variant trained so far ({trained}) is as accurate as ResNeXt; the closest is cosine attention." in text
+    shutil.copy(ablated / "resnext50_32x4d-s0" / "predictions-test.csv", ablated / "resneat50_cosine-s0")
+    text = set_tables.attention(comparison.load(ablated))
+    assert text.endswith(" Not less accurate than ResNeXt, within the interval: cosine attention.")
 
 
 def test_nothing_is_said_of_the_attention_without_scale_1(tmp_path):
