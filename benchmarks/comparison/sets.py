@@ -67,9 +67,10 @@ class FinishedRun:
         return [0 < self.ranks[image] <= k for image in images]
 
     @property
-    def cpu(self) -> str:
-        """The processor of the machine that trained it."""
-        return self.info["machine"]["cpu"]
+    def machine(self) -> str:
+        """The device that trained it, if that is not the processor, and the processor of its machine."""
+        cpu, device = self.info["machine"]["cpu"], self.args["device"]
+        return cpu if device == "cpu" else f"{device} ({cpu})"
 
     @property
     def halvings(self) -> list[int]:

@@ -183,8 +183,8 @@ def _variants_table(comparison: Comparison) -> str:
         rows.append([*row, _epochs(runs[0].halvings), *_spread(runs[0])])
     machines: dict[str, list[str]] = {}
     for model, runs in trained.items():
-        machines.setdefault(runs[0].cpu, []).append(VARIANTS[model][0])
-    where = ", ".join(f"{cpu} ({', '.join(numbers)})" for cpu, numbers in machines.items())
+        machines.setdefault(runs[0].machine, []).append(VARIANTS[model][0])
+    where = ", ".join(f"{machine} ({', '.join(numbers)})" for machine, numbers in machines.items())
     return (
         f"{markdown(header, rows, left=2)}\n\nFirst seed of each, trained on {where}. Parameters and MACs (plain "
         "path) with 1000 classes at 224 pixels. Standard deviations of Scale and of the logits within a row: smallest "

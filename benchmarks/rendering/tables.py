@@ -100,7 +100,7 @@ def limits(comparison: Comparison, quick: bool = False) -> str:
         "training and 10,000 test images and 224 pixels, so compare models within a column, not across columns."
     )
     trainers = sorted({f"{run.info['trainer']['kind']} (timm {run.info['trainer']['timm']})" for run in runs})
-    machines = sorted({run.cpu for runs in comparison.networks.values() for run in runs})
+    machines = sorted({run.machine for runs in comparison.networks.values() for run in runs})
     text += f" Trained with {', '.join(trainers)} on {', '.join(machines)}."
     missing = [model for model in claims.SEVEN if model not in comparison.runs]
     text += f" Not trained: {', '.join(missing)}." if missing else ""

@@ -120,8 +120,10 @@ def test_tables_say_on_which_machine_each_run_was_trained(ablated):
     file = ablated / "resneat50_cosine-s0" / "run.json"
     info = json.loads(file.read_text())
     file.write_text(json.dumps(info | {"machine": {"cpu": "Another"}}))
+    file = ablated / "resneat50_scale1-s0" / "args.yaml"
+    file.write_text(file.read_text().replace("device: cpu", "device: cuda"))
     runs = comparison.load(ablated)
-    assert "First seed of each, trained on A CPU (1, 2, 6), Another (5). " in ablation_tables(runs)
+    assert "First seed of each, trained on A CPU (1, 6), cuda (A CPU) (2), Another (5). " in ablation_tables(runs)
     assert " on A CPU. " in report.table_3(runs, {"models": {}}), "the table of the networks shows no variant"
 
 

@@ -56,7 +56,9 @@ def make_run(folder, model, seed, fraction, n, epochs):
         rows.append([epoch, 2.5 - 2 * fraction * rise, 2.0, eval_top1, 90.0, 0.0005])
     columns = ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"]
     write_csv(folder / "summary.csv", columns, rows)
-    (folder / "args.yaml").write_text(yaml.safe_dump({"model": model, "img_size": 96, "data_dir": "DATA"}))
+    (folder / "args.yaml").write_text(
+        yaml.safe_dump({"model": model, "img_size": 96, "data_dir": "DATA", "device": "cpu"})
+    )
     info = {
         "model": model,
         "seed": seed,
