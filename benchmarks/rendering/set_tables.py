@@ -67,7 +67,7 @@ def _halvings(networks: Mapping[str, Sequence[FinishedRun]]) -> str:
 
 
 def _epochs(epochs: Sequence[int]) -> str:
-    return ", ".join(map(str, epochs)) or "none"
+    return _list(epochs) or "none"
 
 
 def _several(runs: Mapping[str, Sequence[FinishedRun]]) -> bool:
@@ -213,7 +213,7 @@ def _contrasts_table(comparison: Comparison) -> str:
         for contrast in contrasts:
             model, other = (NAMES[number] for number in contrast.split(" - "))
             if 0 in comparison.seeds(model, other):
-                one, two = (next(run for run in comparison.runs[name] if run.seed == 0) for name in (model, other))
+                one, two = next(pair for pair in comparison.pairs(model, other) if pair[0].seed == 0)
                 mark = " †" * (one.halvings != two.halvings)
                 rows.append([what, contrast + mark, signed(difference(comparison, model, other, seeds=[0]))])
     note = f"Test top-1, seed 0, n = {len(comparison.test_images)}; descriptive only, not used for the choice."
