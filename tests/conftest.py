@@ -16,6 +16,18 @@ def seeded():
 
 
 @pytest.fixture(autouse=True)
+def gradients_stay_enabled():
+    """A test that leaves gradients disabled or a trace open fails itself, not the tests after it in this process."""
+    yield
+    if (torch := sys.modules.get("torch")) is None:
+        return
+    left = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.jit.is_tracing()
+    torch.set_grad_enabled(True)
+    torch._C._set_tracing_state(None)
+    assert left == (True, False, False), f"gradients enabled, inference mode, tracing: {left}"
+
+
+@pytest.fixture(autouse=True)
 def no_log_on_the_terminal():
     """Removes the log handler that timm's train.py leaves in this process: the next test may read the terminal."""
     root, level = logging.getLogger(), logging.getLogger().level
