@@ -65,8 +65,8 @@ def difference(
 
 
 def signed(d: Difference) -> str:
-    """A difference in points of accuracy as text, with its interval for these runs."""
-    return f"{100 * d.estimate:+.1f} {_bounds(d.runs)}"
+    """A difference in points of accuracy as text, with its interval for these runs and their seeds, if several."""
+    return f"{100 * d.estimate:+.1f} {_bounds(d.runs)}{f' ({len(d.seeds)} seeds)' * (len(d.seeds) > 1)}"
 
 
 def points(d: Difference) -> str:

@@ -1,6 +1,8 @@
 """Verdicts on the paper's claims: two levels of intervals, one statistic per claim, and the wording in each case."""
 
 import math
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +156,14 @@ def test_one_of_eleven_refutes_claim_11_only_where_it_is_sure(tmp_path):
     assert "points over the baseline: seresnet50 +20.0 [" in shown[11].evidence
     assert "points of SE-Net over the others: resneat50 +20.6 [" in shown[11].evidence
     assert verdicts(tmp_path / "b", ranking | {"resneat50": 0.57}, n=1000)[11].verdict.startswith(claims.DOES_NOT_HOLD)
+
+
+def test_claim_11_says_which_differences_are_means_over_seeds(tmp_path):
+    folder = make_comparison(tmp_path / "c", all_models(0.5, resnext50_32x4d=[0.5, 0.6]), seeds=(0, 1))
+    for model in set(SEVEN) - {"resnet50", "resnext50_32x4d"}:
+        shutil.rmtree(folder / f"{model}-s1")
+    evidence = judge(comparison.load(folder))[11].evidence
+    assert re.search(r"resnext50_32x4d \+5\.0 \[[^]]*\] \(2 seeds\)", evidence) and evidence.count("seeds)") == 1
 
 
 def test_equal_within_the_margin(tmp_path):
