@@ -66,7 +66,8 @@ def difference(
 
 def signed(d: Difference) -> str:
     """A difference in points of accuracy as text, with its interval for these runs and their seeds, if several."""
-    return f"{100 * d.estimate:+.1f} {_bounds(d.runs)}{f' ({len(d.seeds)} seeds)' * (len(d.seeds) > 1)}"
+    text = f"{100 * d.estimate:+.1f} {_bounds(d.runs)}"
+    return f"{text} ({len(d.seeds)} seeds)" if len(d.seeds) > 1 else text
 
 
 def points(d: Difference) -> str:
