@@ -3,10 +3,8 @@
 import io
 import json
 import re
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -15,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 from browser import WIDTHS, browser_page, drop_files, needs_browser, overflow
+from demo_server import Server
 from PIL import Image
 from run_helpers import make_run
 from train_data import make_data
@@ -28,22 +27,6 @@ from timm_landmark.runs.thresholds import Thresholds
 from timm_landmark.utils.errors import UserError
 
 HOSTILE = "<img src=x onerror=window.pwned=1> **b** $$x$$ ${window.pwned=1}"
-# Starts the verb and records every address outside this machine that the process connects to or looks up.
-START = """
-import sys
-def watch(event, arguments, log=sys.argv[1]):
-    if event == "socket.connect":
-        place = arguments[1][0] if isinstance(arguments[1], tuple) else "local"
-    elif event == "socket.getaddrinfo":
-        place = arguments[0]
-    else:
-        return
-    if place not in ("127.0.0.1", "::1", "localhost", "local", None):
-        open(log, "a").write(f"{event} {place}\\n")
-sys.addaudithook(watch)
-from timm_landmark.cli import main
-sys.exit(main(["demo", *sys.argv[2:]]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,35 +42,6 @@ def run(data):
 @pytest.fixture(scope="module")
 def photo(data):
     return sorted((data / "test" / "0001").iterdir())[0]
-
-
-class Server:
-    """The verb in a process of its own, with its temporary files in ``folder``."""
-
-    def __init__(self, folder, *arguments):
-        import os
-
-        self.folder, self.log = folder / "tmp", folder / "network.log"
-        self.folder.mkdir()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, str(self.log), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TMPDIR": str(self.folder)},
-        )
-        line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, (line, self.process.stderr.read())
-        self.url = found[0]
-
-    def files(self):
-        return sorted(path.name for path in self.folder.rglob("*") if path.is_file())
-
-    def end(self, number=signal.SIGINT):
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture(scope="module")

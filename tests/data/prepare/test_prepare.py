@@ -1,7 +1,6 @@
 """The whole command: what it selects, splits, writes, prints and refuses."""
 
 import hashlib
-import json
 import random
 import shutil
 import subprocess
@@ -171,58 +170,6 @@ def test_near_duplicates_stay_on_one_side_and_are_counted(tmp_path):
     assert read_dataset_info(tmp_path / "group")["groups"]["groups_torn_by_a_random_split"] == torn["image"]
 
 
-def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path, capfd):
-    folder = shutil.copytree(source[1], tmp_path / "train")
-    victim = next(folder.rglob("*.jpg"))
-    content = victim.read_bytes()
-    victim.unlink()
-    assert prepare(*command(source[0], folder, tmp_path / "data", "--strict")) == 2
-    assert victim.stem in capfd.readouterr().err and not (tmp_path / "data/dataset.json").exists()
-    victim.write_bytes(content)
-    assert prepare(*command(source[0], folder, tmp_path / "data", "--strict")) == 0
-
-
-def test_strict_reads_a_repaired_photo_again(source, tmp_path, capfd):
-    """Even if the earlier run had read all of its photos."""
-    folder = shutil.copytree(source[1], tmp_path / "train")
-    first, second = sorted(folder.rglob("*.jpg"))[:2]
-    whole = {path: path.read_bytes() for path in (first, second)}
-    for path in whole:
-        path.write_bytes(whole[path][:200])
-    arguments = command(source[0], folder, tmp_path / "data", "--strict")
-    assert prepare(*arguments) == 2
-    error = capfd.readouterr().err
-    assert "2 photos rejected" in error and first.stem in error and second.stem in error
-    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.jpg")}
-    first.write_bytes(whole[first])
-    assert prepare(*arguments) == 2
-    error = capfd.readouterr().err
-    assert "1 photos rejected" in error and first.stem not in error and f"{second.stem}: " in error
-    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "read again although it was stored"
-    second.write_bytes(whole[second])
-    assert prepare(*arguments) == 0
-    assert read_csv(tmp_path / "data/rejects.csv") == []
-
-
-def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, monkeypatch):
-    from timm_landmark.data.prepare import place
-
-    folder = shutil.copytree(source[1], tmp_path / "train")
-    victim = next(folder.rglob("*.jpg"))
-    content = victim.read_bytes()
-    victim.write_bytes(b"")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(place, "_write_sheets", killed)
-        assert prepare(*command(source[0], folder, tmp_path / "data")) == 130
-    victim.write_bytes(content)
-    assert prepare(*command(source[0], folder, tmp_path / "data")) == 0
-    assert read_csv(tmp_path / "data/rejects.csv") == []
-
-
 def test_names_with_line_breaks_do_not_break_the_tables(source, tmp_path):
     """A category may contain one as %0D, an author's name one as it is: every table is read back at the end."""
     csv = shutil.copy(source[0], tmp_path / "train.csv")
@@ -285,30 +232,6 @@ def test_own_photos_of_a_format_that_is_not_read_are_listed(source, tmp_path):
     assert prepare("--images", str(tmp_path / "mine"), "--output", str(tmp_path / "data"), "--resize", "short") == 0
     reasons = sorted(row["reason"] for row in read_csv(tmp_path / "data/rejects.csv"))
     assert len(reasons) == 2 and reasons[0].startswith("too long") and reasons[1].startswith("undecodable")
-
-
-def test_pictures_placed_before_a_kill_move_when_sources_changed_since(source, tmp_path, monkeypatch):
-    """Killed while moving pictures, then a whole class is missing: nothing of it may stay in the data set."""
-    from timm_landmark.data.prepare import place
-
-    images = shutil.copytree(source[1], tmp_path / "images")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(place, "_write_sheets", killed)
-        assert prepare(*command(source[0], images, tmp_path / "data")) == 130
-    assert len(stored(tmp_path / "data")) == 48
-    journal = tmp_path / "data/.prepare/journal.jsonl"
-    gone = {image_id(index) for index in range(48) if index % 4 == 3}
-    lines = journal.read_text().splitlines()
-    journal.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["id"] not in gone))
-    for name in gone:
-        (images / name[0] / name[1] / name[2] / f"{name}.jpg").unlink()
-    assert prepare(*command(source[0], images, tmp_path / "data")) == 0
-    assert check_dataset(tmp_path / "data") == []
-    assert {path.name for path in (tmp_path / "data/train").iterdir()} == {"0000", "0001", "0002"}
 
 
 def test_short_keeps_the_ratio(source, tmp_path):
