@@ -81,6 +81,11 @@ def command(metadata: Path, images: Path, output: Path, *more: str) -> list[str]
     return ["--metadata", str(metadata), "--images", str(images), "--output", str(output), "--seed", "5", *more]
 
 
+def prepare(*arguments: str) -> int:
+    """Runs the command in this process and returns its exit code."""
+    return main(["prepare", *arguments])
+
+
 def run_prepare(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Runs the command in its own process, as a user does."""
     return subprocess.run(
@@ -123,7 +128,7 @@ def start(function: Callable[[], int | None], log: Path) -> int:
 
 def start_prepare(arguments: Sequence[str], log: Path) -> int:
     """Runs the command in a forked child; see ``start``."""
-    return start(lambda: main(["prepare", *arguments]), log)
+    return start(lambda: prepare(*arguments), log)
 
 
 def finish(child: int) -> int:

@@ -13,31 +13,21 @@ from prepare_helpers import (
     command,
     encode,
     image_id,
+    prepare,
     read_csv,
     run_prepare,
     scene,
-    small_source,
     write_csv,
     write_folder,
     write_tars,
 )
 
-from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
 from timm_landmark.data.layout import data_digest, read_dataset_info
 
 
-def prepare(*arguments: str) -> int:
-    return main(["prepare", *arguments])
-
-
 def stored(data) -> dict[str, bytes]:
     return {path.relative_to(data).as_posix(): path.read_bytes() for path in sorted(data.glob("*/*/*.jpg"))}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return small_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,21 @@
 import json
 import shutil
 
-import pytest
-from prepare_helpers import command, image_id, read_csv, small_source
+from prepare_helpers import command, image_id, prepare, read_csv
 
-from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
+from timm_landmark.data.prepare import place
 
 
-def prepare(*arguments: str) -> int:
-    return main(["prepare", *arguments])
+def interrupted(monkeypatch, *arguments):
+    """Runs the command and interrupts it once all photos are placed."""
 
+    def interrupt(*_):
+        raise KeyboardInterrupt
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return small_source(tmp_path_factory.mktemp("source"))
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "_write_sheets", interrupt)
+        assert prepare(*arguments) == 130
 
 
 def test_strict_makes_a_reject_an_error_and_the_repair_goes_on(source, tmp_path, capfd):
@@ -53,19 +54,12 @@ def test_strict_reads_a_repaired_photo_again(source, tmp_path, capfd):
 
 
 def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, monkeypatch):
-    from timm_landmark.data.prepare import place
-
     folder = shutil.copytree(source[1], tmp_path / "train")
     victim = next(folder.rglob("*.jpg"))
     content = victim.read_bytes()
     victim.write_bytes(b"")
 
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(place, "_write_sheets", killed)
-        assert prepare(*command(source[0], folder, tmp_path / "data")) == 130
+    interrupted(monkeypatch, *command(source[0], folder, tmp_path / "data"))
     victim.write_bytes(content)
     assert prepare(*command(source[0], folder, tmp_path / "data")) == 0
     assert read_csv(tmp_path / "data/rejects.csv") == []
@@ -73,16 +67,9 @@ def test_a_photo_rejected_by_an_interrupted_run_is_read_again(source, tmp_path, 
 
 def test_pictures_placed_before_a_kill_move_when_sources_changed_since(source, tmp_path, monkeypatch):
     """Killed while moving pictures, then a whole class is missing: nothing of it may stay in the data set."""
-    from timm_landmark.data.prepare import place
-
     images = shutil.copytree(source[1], tmp_path / "images")
 
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(place, "_write_sheets", killed)
-        assert prepare(*command(source[0], images, tmp_path / "data")) == 130
+    interrupted(monkeypatch, *command(source[0], images, tmp_path / "data"))
     assert len(list((tmp_path / "data").glob("*/*/*.jpg"))) == 48
     journal = tmp_path / "data/.prepare/journal.jsonl"
     gone = {image_id(index) for index in range(48) if index % 4 == 3}

@@ -13,6 +13,7 @@ from prepare_helpers import (
     encode,
     finish,
     image_id,
+    prepare,
     read_csv,
     scene,
     start_prepare,
@@ -21,7 +22,6 @@ from prepare_helpers import (
     write_tars,
 )
 
-from timm_landmark.cli import main
 from timm_landmark.data.check import check_dataset
 from timm_landmark.data.prepare.download import METADATA
 
@@ -61,7 +61,7 @@ def from_folder(tmp_path_factory):
     """The same photos, prepared from a folder."""
     folder = tmp_path_factory.mktemp("folder")
     csv = write_csv(folder / "train.csv", LABELS)
-    assert main(["prepare", *command(csv, write_folder(folder / "photos", IMAGES), folder / "data")]) == 0
+    assert prepare(*command(csv, write_folder(folder / "photos", IMAGES), folder / "data")) == 0
     return folder / "data"
 
 
@@ -80,7 +80,7 @@ def test_from_a_bad_server_it_is_the_set_from_the_folder(server, from_folder, tm
     """Every file has faults, one shard is on disk at a time, and nothing of the download remains."""
     for path in server.files:
         server.faults[path] = ["cut", "status 503", *["wrong bytes"] * path.startswith("train/")]
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0
     assert not any(server.faults.values())
     for name in ("manifest.csv", "rejects.csv"):
         assert (tmp_path / "data" / name).read_bytes() == (from_folder / name).read_bytes()
@@ -93,10 +93,10 @@ def test_from_a_bad_server_it_is_the_set_from_the_folder(server, from_folder, tm
 def test_photos_of_finished_shards_are_not_lost_when_the_output_is_deleted(server, from_folder, tmp_path):
     """The record of finished shards is stored with their photos, and deleted with them."""
     shard = server.files.pop("train/images_002.tar")
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 2  # after two shards
+    assert prepare(*download(server, tmp_path / "data")) == 2  # after two shards
     shutil.rmtree(tmp_path / "data")
     server.files["train/images_002.tar"] = shard
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0
     for name in ("manifest.csv", "rejects.csv"):
         assert (tmp_path / "data" / name).read_bytes() == (from_folder / name).read_bytes()
 
@@ -108,10 +108,10 @@ def test_an_interrupted_download_goes_on_and_keeps_the_rejects_of_finished_shard
     server.files["train/images_000.tar"] = content
     server.files["md5sum/train/md5.images_000.txt"] = md5(content).encode()
     shard = server.files.pop("train/images_002.tar")
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 2
+    assert prepare(*download(server, tmp_path / "data")) == 2
     server.files["train/images_002.tar"] = shard
     asked(server)
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0
     assert {path for path in asked(server) if path.startswith("train/")} == {
         "train/images_002.tar",
         "train/images_003.tar",
@@ -121,34 +121,34 @@ def test_an_interrupted_download_goes_on_and_keeps_the_rejects_of_finished_shard
 
 
 def test_a_finished_set_asks_the_server_for_nothing(server, tmp_path, capfd):
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     asked(server)
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0
     assert "is already finished" in capfd.readouterr().out
     assert asked(server) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert main(["prepare", *download(server, tmp_path / "data", "--size", "64")]) == 2
+    assert prepare(*download(server, tmp_path / "data", "--size", "64")) == 2
     assert asked(server) == []
 
 
 def test_a_dry_run_leaves_nothing_behind(server, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    assert main(["prepare", *download(server, tmp_path / "data", "--dry-run")]) == 0
+    assert prepare(*download(server, tmp_path / "data", "--dry-run")) == 0
     assert "2 classes, 32 photos" in capfd.readouterr().out
     assert sorted(asked(server)) == [f"metadata/{name}" for name in sorted(METADATA[:2])]
     assert list(tmp_path.rglob("*")) == [tmp_path / "temporary"]
 
 
 def test_shards_are_kept_beside_the_output_only_when_asked_for(server, tmp_path):
-    assert main(["prepare", *download(server, tmp_path / "data", "--keep-shards")]) == 0
+    assert prepare(*download(server, tmp_path / "data", "--keep-shards")) == 0
     assert sorted(os.listdir(tmp_path)) == ["data", "data.download"]
     kept = {path.name for path in (tmp_path / "data.download").rglob("*.*")}
     assert kept == {*METADATA, *(f"{name}_{n:03d}{end}" for n in range(4) for name, end in KEPT)}
     shutil.rmtree(tmp_path / "data")
     asked(server)
-    assert main(["prepare", *download(server, tmp_path / "data", "--keep-shards")]) == 0
+    assert prepare(*download(server, tmp_path / "data", "--keep-shards")) == 0
     assert asked(server) == [] and check_dataset(tmp_path / "data") == []
 
 
@@ -163,11 +163,11 @@ def test_a_second_run_is_refused_before_it_downloads(server, tmp_path, capfd):
         time.sleep(0.01)
     asked(server)
     try:
-        assert main(["prepare", *download(server, tmp_path / "data")]) == 2
+        assert prepare(*download(server, tmp_path / "data")) == 2
         assert "another run is writing" in capfd.readouterr().err
         assert asked(server) == []
     finally:
         os.killpg(child, signal.SIGKILL)
         finish(child)
     server.slow = 0
-    assert main(["prepare", *download(server, tmp_path / "data")]) == 0
+    assert prepare(*download(server, tmp_path / "data")) == 0

@@ -1,19 +1,7 @@
 """Wrong uses of ``prepare``: one line that names the option, exit code 2, and nothing is written."""
 
 import pytest
-from prepare_helpers import small_source
-
-from timm_landmark.cli import main
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return small_source(tmp_path_factory.mktemp("source"))
-
-
-def prepare(*arguments: str) -> int:
-    return main(["prepare", *arguments])
-
+from prepare_helpers import prepare
 
 WRONG = {
     "no images": (["--metadata", "{csv}", "--output", "{out}"], "--images"),
