@@ -56,14 +56,18 @@ def sets_table(comparisons: Mapping[str, Comparison]) -> str:
 
 def _halvings(networks: Mapping[str, Sequence[FinishedRun]]) -> str:
     """When the paper's rule halved the learning rate of each run; empty if the runs used other rules."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    found: dict[tuple[int, ...], dict[str, list[int]]] = {}
     for model, runs in networks.items():
         for run in runs:
             if run.info["rate_rule"] != "paper":
                 return ""
-            found.setdefault(tuple(run.halvings), []).append(f"`{model}` (seed {run.seed})")
-    text = "; ".join(f"{_epochs(epochs)} for {', '.join(found[epochs])}" for epochs in sorted(found))
+            found.setdefault(tuple(run.halvings), {}).setdefault(model, []).append(run.seed)
+    text = "; ".join(f"{_epochs(epochs)} for {_with_seeds(found[epochs])}" for epochs in sorted(found))
     return f" The paper's rule halved the learning rate before these epochs: {text}."
+
+
+def _with_seeds(seeds: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"`{model}` (seed{'s' * (len(each) > 1)} {_list(each)})" for model, each in seeds.items())
 
 
 def _epochs(epochs: Sequence[int]) -> str:

@@ -142,7 +142,7 @@ def test_sets_say_when_each_run_was_halved(tmp_path):
     folder = make_comparison(tmp_path / "c", {"resnet50": [0.5, 0.6], "seresnet50": 0.5}, seeds=(0, 1))
     set_curve(folder / "resnet50-s1", [5e-4, 5e-4, 2.5e-4, 2.5e-4], "lr")
     text = set_tables.sets_table({"c": comparison.load(folder)})
-    none = "none for `resnet50` (seed 0), `seresnet50` (seed 0), `seresnet50` (seed 1)"
+    none = "none for `resnet50` (seed 0), `seresnet50` (seeds 0, 1)"
     assert f"before these epochs: {none}; 3 for `resnet50` (seed 1)." in text
     file = folder / "resnet50-s0" / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"rate_rule": "schedule"}))
@@ -156,6 +156,18 @@ def test_what_the_docs_say_about_halving_the_learning_rate():
         assert all(top1[epoch - 1] > max(top1[: epoch - 1]) for epoch in run.halvings)
     alike = ["resneat50", "resnext50_32x4d", *(set_tables.NAMES[number] for number in "257")]
     assert {tuple(runs[model][0].halvings) for model in alike} == {(5, 9)}
+    assert all(run.halvings == [] for model in alike[:2] for run in runs[model] if run.seed == 2)
+
+
+def test_the_docs_name_what_was_not_run():
+    runs = comparison.load(comparison.RESULTS / "ten").runs
+    three = ("resnet50", "resnext50_32x4d", "inception_resnet_v2", "inception_resnet_pa", "resneat50")
+    missing = [(model, seed) for model in three for seed in range(3) if seed not in [run.seed for run in runs[model]]]
+    *numbers, last = sorted(number for model, (number, _) in VARIANTS.items() if model not in runs)
+    text = " ".join((comparison.REPOSITORY / "docs" / "benchmarks.md").read_text().split())
+    networks = "".join(f"`{model}` with seed {seed}; " for model, seed in missing)
+    assert f"planned but not run: {networks}the [variants](#variants-of-the-attention-unit) " in text
+    assert f"(#variants-of-the-attention-unit) {', '.join(numbers)} and {last};" in text
 
 
 def test_the_choice_is_final_when_all_that_may_be_chosen_are_in(tmp_path):
