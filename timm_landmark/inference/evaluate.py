@@ -55,6 +55,15 @@ class Evaluated:
     result: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """The photos of ``--unknown``: SHA-256 and confidence of each that can be read, and the number of the others."""
+
+    folder: Path
+    confidences: list[tuple[str, float]]
+    unreadable: int
+
+
 def main(argv: list[str]) -> int:
     """Runs the verb: prints the metrics, writes them to ``run.json``, and writes the predictions to a csv file.
 
@@ -91,36 +100,27 @@ def main(argv: list[str]) -> int:
 
     validation = (saved_validation(run, source) or evaluated("validation")) if tested else None
     now = evaluated(options.split, run.path / f"features-{options.split}.npz" if options.keep_features else None)
-    unknown, unreadable, entries = None, 0, {}
+    named, unknown, entries = None, None, {}
     if validation is not None:
-        named, unreadable = _name_unknown(run, photos, device, options) if photos else ([], 0)
-        target = options.target_accuracy or TARGET
-        entries[KEY], unknown = _when_to_answer(run, options.unknown, now, validation, named, unreadable, target)
+        named = _name_unknown(run, photos, device, options) if photos else None
+        entries[KEY], unknown = _when_to_answer(run, now, validation, named, options.target_accuracy or TARGET)
     run = _record(run, [each for each in (validation, now) if each is not None], unknown, entries)
     page = run.path / (PAGE if tested else f"evaluation-{options.split}.html")
     write_evaluation_page(run, data, options.split, now.predictions, classes, page, device)
     say(*render_results(run, now.result, entries.get(KEY), unknown), f"{page}: the same with pictures")
-    return 1 if unreadable else 0
+    return 1 if named and named.unreadable else 0
 
 
 def _when_to_answer(
-    run: Run,
-    folder: Path | None,
-    test: Evaluated,
-    validation: Evaluated,
-    named: list[tuple[str, float]],
-    unreadable: int,
-    target: float,
+    run: Run, test: Evaluated, validation: Evaluated, named: Unknown | None, target: float
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Chooses the thresholds on validation and measures them, and retrieval, on test, in ``test.result``.
 
     Args:
         run: The run.
-        folder: The folder of the unknown photos.
         test: The test split.
         validation: The validation split.
-        named: SHA-256 and confidence of each unknown photo; empty without ``--unknown``.
-        unreadable: Number of unknown photos that were left out.
+        named: The unknown photos; None without ``--unknown``.
         target: Share of the certain answers that are right.
 
     Returns:
@@ -130,14 +130,15 @@ def _when_to_answer(
     test.result["retrieval"] = retrieval(test.predictions, test.pooled, validation.predictions, validation.pooled)
     thresholds = {**choose_thresholds(validation.predictions, target), **source}
     test.result["selective"] = selective(test.predictions, thresholds["certain"])
-    if not (folder and named):
+    if named is None:
         if unknown := _earlier_unknown(run, thresholds):
             thresholds["none"] = (unknown["none"] or {}).get("threshold")
         return thresholds, unknown
     thresholds["none"], unknown = summarise_unknown(
-        test.predictions, validation.predictions, named, read_thresholds(thresholds)
+        test.predictions, validation.predictions, named.confidences, read_thresholds(thresholds)
     )
-    head = {"folder": printable(folder.resolve().name), "unreadable": unreadable, "target_accuracy": target}
+    folder = printable(named.folder.resolve().name)
+    head = {"folder": folder, "unreadable": named.unreadable, "target_accuracy": target}
     return thresholds, {**head, **source, **unknown}
 
 
@@ -259,10 +260,8 @@ def unknown_photos(folder: Path, data: Place) -> dict[Path, str]:
     return found
 
 
-def _name_unknown(
-    run: Run, photos: dict[Path, str], device: str, options: argparse.Namespace
-) -> tuple[list[tuple[str, float]], int]:
-    """The SHA-256 and the confidence of each photo that can be read, and the number of the others."""
+def _name_unknown(run: Run, photos: dict[Path, str], device: str, options: argparse.Namespace) -> Unknown:
+    """Names the photos of ``--unknown``, and reports those that cannot be read."""
     from tqdm import tqdm
 
     settle_process()
@@ -280,7 +279,7 @@ def _name_unknown(
         raise UserError(f"--unknown {options.unknown}: none of its {bad} photos can be read; pass other photos")
     if bad:
         say(f"{bad} of {len(photos)} unknown photos cannot be read and are left out", file=sys.stderr)
-    return named, bad
+    return Unknown(options.unknown, named, bad)
 
 
 def _earlier_unknown(run: Run, thresholds: dict[str, Any]) -> dict[str, Any] | None:
