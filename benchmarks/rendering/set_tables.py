@@ -67,7 +67,7 @@ def _halvings(networks: Mapping[str, Sequence[FinishedRun]]) -> str:
 
 
 def _with_seeds(seeds: Mapping[str, Sequence[int]]) -> str:
-    return ", ".join(f"`{model}` (seed{'s' * (len(each) > 1)} {_list(each)})" for model, each in seeds.items())
+    return ", ".join(f"`{model}` ({_named(each)})" for model, each in seeds.items())
 
 
 def _epochs(epochs: Sequence[int]) -> str:
@@ -137,7 +137,7 @@ def attention(comparison: Comparison) -> str:
         f"With seed 0, the paper's attention {_contribution(gain.runs, changed)}: {signed(gain)} points of test top-1 "
         "relative to the same network without it (Scale = 1). That network is ResNeXt with a grouped last "
         f"1x1 in each block; relative to ResNeXt, it has {signed(groups)} points. n = {gain.n}.{_scatter(comparison)}"
-        f"{_won_back(comparison)}"
+        f"{_won_back(comparison)}{_chosen_on_test(comparison)}"
     )
 
 
@@ -159,10 +159,13 @@ def _won_back(comparison: Comparison) -> str:
     behind = {model: difference(comparison, model, XT, seeds=[0]) for model in able}
     names = {model: what for model, (_, what) in VARIANTS.items()}
     if equal := [names[model] for model, d in behind.items() if above(d.runs) >= 0]:
-        return f" Not less accurate than ResNeXt, within the interval: {', '.join(equal)}."
+        return f" With seed 0, not less accurate than ResNeXt, within the interval: {', '.join(equal)}."
     closest = max(able, key=lambda model: behind[model].estimate)
     trained = "; ".join(names[model] for model in able)
-    return f" No variant trained so far ({trained}) is as accurate as ResNeXt; the closest is {names[closest]}."
+    return (
+        f" With seed 0, no variant trained so far ({trained}) is as accurate as ResNeXt; the closest is "
+        f"{names[closest]}."
+    )
 
 
 def _scatter(comparison: Comparison) -> str:
@@ -226,32 +229,64 @@ def _contrasts_table(comparison: Comparison) -> str:
     return f"{markdown(['', 'variants', 'points [95 %, these runs]'], rows, left=2)}\n\n{note}"
 
 
+def _chosen(comparison: Comparison) -> str | None:
+    """The variant that validation prefers; None if there is nothing to choose from."""
+    able = choices(comparison)
+    return max(able, key=able.__getitem__) if len(able) > 1 else None
+
+
 def _choice(comparison: Comparison) -> str:
     """Which variant validation prefers; empty if there is nothing to choose from."""
-    able = choices(comparison)
-    if len(able) < 2:
+    if not (best := _chosen(comparison)):
         return ""
-    best = max(able, key=able.__getitem__)
+    able = choices(comparison)
     what = "Chosen" if len(able) == len(VARIANTS) - 2 else "Best so far"
     numbers = ", ".join(VARIANTS[model][0] for model in able)
     return f"{what} on validation, seed 0, of {numbers}: {VARIANTS[best][0]}, {VARIANTS[best][1]} (`{best}`)."
 
 
+def _new_seeds(comparison: Comparison, model: str, other: str) -> list[int]:
+    """Seeds that both were trained with and that no choice was made by."""
+    return [seed for seed in comparison.seeds(model, other) if seed != 0]
+
+
+def _chosen_on_test(comparison: Comparison) -> str:
+    """The variant that validation prefers, with new seeds, in a sentence; empty if it was trained with seed 0 only."""
+    best = _chosen(comparison)
+    if not best or not (seeds := _new_seeds(comparison, best, AT)):
+        return ""
+    differences = " and ".join(
+        f"by {signed(difference(comparison, best, other, seeds=seeds))} from that of {name}"
+        for other, name in ((AT, "the paper's unit"), (XT, "ResNeXt"))
+        if _new_seeds(comparison, best, other) == seeds
+    )
+    what = VARIANTS[best][1]
+    return (
+        f" With {_named(seeds)}, the test top-1 of the best variant on validation ({what}) differs, in points, "
+        f"{differences}."
+    )
+
+
 def _confirmation(comparison: Comparison, model: str) -> str:
     """A variant compared with the paper's unit and with ResNeXt on test, with seeds that no choice was made by."""
-    new = {other: [seed for seed in comparison.seeds(model, other) if seed != 0] for other in (AT, XT)}
-    if not new[AT]:
+    if not (seeds := _new_seeds(comparison, model, AT)):
         return ""
-    d = difference(comparison, model, AT, seeds=new[AT])
-    if len(new[AT]) < 3:  # with two seeds Student's interval has one degree of freedom
+    d = difference(comparison, model, AT, seeds=seeds)
+    if len(seeds) < 3:  # with two seeds Student's interval has one degree of freedom
         d = replace(d, method=None)
     same = all(each > 0 for each in d.seeds) or above(d.runs) <= 0
     verdict = combined(d) if same else f"{claims.NOT_DECIDABLE} (the seeds disagree in sign)"
-    text = f"`{model}` better than the paper's unit, on test with seeds {_list(new[AT])}: **{verdict}**; {points(d)}."
-    if new[XT]:
-        d = difference(comparison, model, XT, seeds=new[XT])
-        text += f" About as accurate as ResNeXt, seeds {_list(new[XT])}: **{combined(d, within)}**; {points(d)}."
-    return text
+    text = f"On test, {_named(seeds)}: *`{model}` is better than the paper's unit*: **{verdict}**; {points(d)}."
+    others = [model, AT]
+    if shared := _new_seeds(comparison, model, XT):
+        d = difference(comparison, model, XT, seeds=shared)
+        text += f" *It is about as accurate as ResNeXt*, {_named(shared)}: **{combined(d, within)}**; {points(d)}."
+        others.append(XT)
+    return text + _halvings({each: [run for run in comparison.runs[each] if run.seed in seeds] for each in others})
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {_list(seeds)}"
 
 
 def _list(seeds: Sequence[int]) -> str:
