@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.comparison.intervals import Interval
+from benchmarks.comparison.intervals import Difference, Interval
 from benchmarks.comparison.sets import Comparison, FinishedRun, claims
 from benchmarks.comparison.verdicts import AT, XT, above, combined, difference, points, signed, within
 from benchmarks.rendering.tables import accuracy, interval_text, limits, markdown, percent
@@ -251,38 +251,36 @@ def _new_seeds(comparison: Comparison, model: str, other: str) -> list[int]:
 
 
 def _chosen_on_test(comparison: Comparison) -> str:
-    """The variant that validation prefers, with new seeds, in a sentence; empty if it was trained with seed 0 only."""
-    best = _chosen(comparison)
-    if not best or not (seeds := _new_seeds(comparison, best, AT)):
+    """The confirmation of the variant that validation prefers, in short; empty if it was trained with seed 0 only."""
+    if not (best := _chosen(comparison)) or not (seeds := _new_seeds(comparison, best, AT)):
         return ""
-    differences = " and ".join(
-        f"by {signed(difference(comparison, best, other, seeds=seeds))} from that of {name}"
-        for other, name in ((AT, "the paper's unit"), (XT, "ResNeXt"))
-        if _new_seeds(comparison, best, other) == seeds
-    )
-    what = VARIANTS[best][1]
-    return (
-        f" With {_named(seeds)}, the test top-1 of the best variant on validation ({what}) differs, in points, "
-        f"{differences}."
-    )
+    statements = _statements(comparison, best)
+    said = "; ".join(f"*{statement}*: {verdict}, {signed(d)}" for statement, verdict, d in statements)
+    return f" The best variant on validation is {VARIANTS[best][1]}; on test with {_named(seeds)}: {said}."
 
 
 def _confirmation(comparison: Comparison, model: str) -> str:
     """A variant compared with the paper's unit and with ResNeXt on test, with seeds that no choice was made by."""
     if not (seeds := _new_seeds(comparison, model, AT)):
         return ""
+    said = "; ".join(f"*{text}*: **{verdict}**; {points(d)}" for text, verdict, d in _statements(comparison, model))
+    compared = {each: [run for run in comparison.runs.get(each, []) if run.seed in seeds] for each in (model, AT, XT)}
+    return f"`{model}` on test with {_named(seeds)}: {said}.{_halvings(compared)}"
+
+
+def _statements(comparison: Comparison, model: str) -> list[tuple[str, str, Difference]]:
+    """The two statements of PLAN.md on a variant: text, verdict and the difference it rests on."""
+    seeds = _new_seeds(comparison, model, AT)
     d = difference(comparison, model, AT, seeds=seeds)
     if len(seeds) < 3:  # with two seeds Student's interval has one degree of freedom
         d = replace(d, method=None)
     same = all(each > 0 for each in d.seeds) or above(d.runs) <= 0
     verdict = combined(d) if same else f"{claims.NOT_DECIDABLE} (the seeds disagree in sign)"
-    text = f"On test, {_named(seeds)}: *`{model}` is better than the paper's unit*: **{verdict}**; {points(d)}."
-    others = [model, AT]
+    statements = [("better than the paper's unit", verdict, d)]
     if shared := _new_seeds(comparison, model, XT):
         d = difference(comparison, model, XT, seeds=shared)
-        text += f" *It is about as accurate as ResNeXt*, {_named(shared)}: **{combined(d, within)}**; {points(d)}."
-        others.append(XT)
-    return text + _halvings({each: [run for run in comparison.runs[each] if run.seed in seeds] for each in others})
+        statements.append(("about as accurate as ResNeXt", combined(d, within), d))
+    return statements
 
 
 def _named(seeds: Sequence[int]) -> str:
