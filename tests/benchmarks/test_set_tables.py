@@ -149,13 +149,18 @@ def test_sets_say_when_each_run_was_halved(tmp_path):
     assert "halved" not in set_tables.sets_table({"c": comparison.load(folder)})
 
 
+def benchmarks_page():
+    """The text of docs/benchmarks.md without its line breaks."""
+    return " ".join((comparison.REPOSITORY / "docs" / "benchmarks.md").read_text().split())
+
+
 def test_what_the_docs_say_about_halving_the_learning_rate():
     runs = comparison.load(comparison.RESULTS / "ten").runs
     best = []
     for run in (run for each in runs.values() for run in each):
         top1 = run.curve("eval_top1")
         best += [top1[epoch - 1] > max(top1[: epoch - 1]) for epoch in run.halvings]
-    text = " ".join((comparison.REPOSITORY / "docs" / "benchmarks.md").read_text().split())
+    text = benchmarks_page()
     assert f"{sum(best)} of the {len(best)} epochs after a halving reached a new best validation top-1" in text
     alike = ["resneat50", "resnext50_32x4d", *(set_tables.NAMES[number] for number in "257")]
     assert {tuple(runs[model][0].halvings) for model in alike} == {(5, 9)}
@@ -167,7 +172,7 @@ def test_the_docs_name_what_was_not_run():
     three = ("resnet50", "resnext50_32x4d", "inception_resnet_v2", "inception_resnet_pa", "resneat50")
     missing = [(model, seed) for model in three for seed in range(3) if seed not in [run.seed for run in runs[model]]]
     *numbers, last = sorted(number for model, (number, _) in VARIANTS.items() if model not in runs)
-    text = " ".join((comparison.REPOSITORY / "docs" / "benchmarks.md").read_text().split())
+    text = benchmarks_page()
     networks = "".join(f"`{model}` with seed {seed}; " for model, seed in missing)
     variants = f"the [variants](#variants-of-the-attention-unit) {', '.join(numbers)} and {last};"
     assert f"planned but not run: {networks}{variants}" in text
